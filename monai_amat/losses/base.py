@@ -1,0 +1,141 @@
+"""The contract of a per-sample loss: named terms of shape (B,), their weighted sum, and what metrics look at."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+def check_per_sample(value: Any, batch: int, name: str) -> None:
+    """Refuse a loss term that is not one number a sample.
+
+    Args:
+        value: the term.
+        batch: number of samples B.
+        name: the term's name, for the message.
+
+    Raises:
+        TypeError: if ``value`` is not a tensor.
+        ValueError: if its shape is not ``(B,)``.
+
+    Example:
+        >>> check_per_sample(torch.zeros(3), 3, "dice")
+        >>> check_per_sample(torch.tensor(0.5), 3, "dice")
+        Traceback (most recent call last):
+        ...
+        ValueError: loss term 'dice' must hold one value a sample, shape (3,), but has shape (): do not reduce over ...
+    """
+    if not isinstance(value, Tensor):
+        raise TypeError(f"loss term {name!r} must be a tensor of shape ({batch},), but is a {type(value).__name__}.")
+    if value.shape != (batch,):
+        raise ValueError(
+            f"loss term {name!r} must hold one value a sample, shape ({batch},), but has shape {tuple(value.shape)}: "
+            "do not reduce over the batch, and reduce over everything else."
+        )
+
+
+def full_precision(tensor: Tensor) -> Tensor:
+    """The tensor as a plain one, half precision promoted to float32; float64 and integers stay as they are.
+
+    Differences between the losses of a clean and a noisy sample decide about margins; half precision would drown them.
+
+    Example:
+        >>> full_precision(torch.zeros(2, dtype=torch.bfloat16)).dtype
+        torch.float32
+    """
+    # A MetaTensor would drag its metadata through every operation of the loss, and into the result.
+    tensor = tensor.as_subclass(Tensor)
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+class PerSampleLoss(nn.Module, ABC):
+    """A loss that returns one value a sample, made of named terms.
+
+    MONAI's trainer takes the mean of what the loss returns, so over a doubled batch ``[x ; x~]`` it minimises
+    ``(L(f(x)) + L(f(x~))) / 2``, the paper's equation 1. Algorithm 1 compares the loss of each noisy sample with a
+    threshold of its own, so nothing in a sample's loss may depend on another sample.
+
+    A subclass writes `terms`; it overrides `prediction` where the network returns more than what metrics should see.
+
+    Attributes:
+        weights: weight of a term in the total; a term that is not named has weight 1.
+        judged: names of the terms that thresholds are fitted on, or ``"total"``.
+
+    Args:
+        weights: see above; finite and at least 0.
+        judged: see above.
+
+    Raises:
+        ValueError: if a weight is negative or not finite, or ``judged`` is empty.
+
+    Example:
+        >>> class Absolute(PerSampleLoss):
+        ...     def terms(self, pred, target):
+        ...         return {"l1": (pred - target).abs().flatten(1).mean(1)}
+        >>> Absolute(weights={"l1": 2.0})(torch.ones(3, 4), torch.zeros(3, 4))
+        tensor([2., 2., 2.])
+    """
+
+    weights: dict[str, float]
+    judged: tuple[str, ...]
+
+    def __init__(self, *, weights: Mapping[str, float] | None = None, judged: Sequence[str] = ("total",)) -> None:
+        super().__init__()
+        self.weights = {name: float(weight) for name, weight in (weights or {}).items()}
+        for name, weight in self.weights.items():
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"weight of loss term {name!r} must be finite and at least 0, but is {weight}.")
+        if isinstance(judged, str) or not judged:
+            raise ValueError(f"judged must be a non-empty sequence of term names or 'total', but is {judged!r}.")
+        self.judged = tuple(judged)
+
+    @abstractmethod
+    def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
+        """The loss, term by term.
+
+        Args:
+            pred: what the network returned: a tree (tensor, list, tuple, dict) of tensors with the sample at dim 0.
+            target: the truth, such a tree as well.
+
+        Returns:
+            for each name a tensor of shape ``(B,)``, at least float32, differentiable in ``pred``; value i depends on
+            sample i alone. The name ``"total"`` is taken.
+        """
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the terms, shape ``(B,)``.
+
+        Raises:
+            ValueError: if there are no terms, a term is called ``"total"``, or a weight names no term.
+        """
+        if not terms or "total" in terms:
+            raise ValueError(
+                f"{type(self).__name__}.terms must name at least one term, none 'total', but gave {list(terms)}."
+            )
+        if unknown := self.weights.keys() - terms.keys():
+            raise ValueError(f"weights name {sorted(unknown)}, but the loss has the terms {list(terms)}.")
+        first, *rest = (self.weights.get(name, 1.0) * value for name, value in terms.items())
+        return sum(rest, start=first)
+
+    def forward(self, pred: Any, target: Any) -> Tensor:
+        """The weighted sum of all terms, shape ``(B,)``.
+
+        Raises:
+            TypeError: if a term is not a tensor.
+            ValueError: if a term is not of shape ``(B,)``.
+        """
+        terms = self.terms(pred, target)
+        batch = tree_leaves(pred)[0].shape[0]
+        for name, value in terms.items():
+            check_per_sample(value, batch, name)
+        return self.total(terms)
+
+    def prediction(self, pred: Any, target: Any) -> Any:
+        """What metrics and pictures look at: here all of ``pred``."""
+        return pred
