@@ -1,0 +1,6 @@
+"""Networks of the paper, and their weights on disk."""
+
+from monai_amat.networks.nnunet import nnunet_2d, nnunet_features, nnunet_poolings
+from monai_amat.networks.weights import load_weights, save_weights
+
+__all__ = ["load_weights", "nnunet_2d", "nnunet_features", "nnunet_poolings", "save_weights"]
