@@ -1,0 +1,120 @@
+"""The 2-D slices of a Decathlon folder as a list of small dictionaries, ready for a MONAI data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.transforms import NormalizeIntensity
+from monai.utils import convert_to_tensor
+from tqdm.auto import tqdm
+
+from monai_amat.data.decathlon import Case, Decathlon, check_case, split
+from monai_amat.transforms.slice_plane import SlicePlaned
+
+__all__ = ["Section", "load_slices"]
+
+Section = Literal["train", "validation", "test", "all"]
+
+
+def load_slices(
+    root: str | Path,
+    section: Section = "train",
+    *,
+    fold: int = 0,
+    n_splits: int = 5,
+    limit: int | None = None,
+    slice_step: int = 1,
+    progress: bool = True,
+) -> list[dict[str, Any]]:
+    """Load one section of a Decathlon folder, checked, z-scored and cut into slices.
+
+    Each volume is z-scored per channel over all its voxels (nnU-Net's rule for MRI) and cut along the axis of largest
+    spacing (:class:`~monai_amat.transforms.slice_plane.SlicePlane`). The order is fixed: cases by name, slices from
+    the first on, so a slice's place in the list is a stable sample ID. At inference ``SlicePlaned`` and
+    ``NormalizeIntensityd(channel_wise=True)`` do the same to a whole volume.
+
+    Args:
+        root: folder with ``dataset.json``.
+        section: which cases of :func:`~monai_amat.data.decathlon.split`, or ``"all"`` without a split.
+        fold: which fold is held out.
+        n_splits: number of folds; fewer for small data sets.
+        limit: only the first so many cases of the section.
+        slice_step: only every ``slice_step``-th slice, beginning with the first.
+        progress: show a progress bar.
+
+    Returns:
+        One dictionary a slice, of plain tensors that share no memory with each other:
+
+        - ``image``: ``(channels, H, W)`` float32, mean 0 and standard deviation 1 over the volume;
+        - ``label``: ``(1, H, W)`` uint8;
+        - ``case``: name of the case;
+        - ``slice``: index along the slicing axis of the stored volume;
+        - ``classes``: the foreground classes in this slice, joined by commas (``""``, ``"2"``, ``"1,2"``): a string,
+          because slices with none, one and two classes collate into one batch.
+
+    Raises:
+        FileNotFoundError: folder, ``dataset.json`` or a listed file is missing.
+        ValueError: a setting is out of range, the section would be empty, or a case fails
+            :func:`~monai_amat.data.decathlon.check_case`.
+
+    Example:
+        >>> import tempfile
+        >>> from monai_amat.data.phantom import write_phantom
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_phantom(f"{folder}/phantom", volumes=1, shape=(12, 16, 12)) and None
+        ...     slices = load_slices(f"{folder}/phantom", "all", progress=False)
+        >>> sorted(slices[0]), slices[0]["case"], slices[0]["image"].dtype
+        (['case', 'classes', 'image', 'label', 'slice'], 'phantom_000', torch.float32)
+    """
+    if (limit is not None and limit < 1) or slice_step < 1:
+        raise ValueError(f"limit and slice_step must be at least 1, found limit={limit}, slice_step={slice_step}.")
+    data = Decathlon(root)
+    cases = _section(data, section, fold, n_splits)[:limit]
+    slices: list[dict[str, Any]] = []
+    tracked = get_track_meta()
+    set_track_meta(True)  # the slicing axis follows from the affine, whatever the training transforms keep of it
+    try:
+        for case in tqdm(cases, desc=f"{data.root.name} {section}", unit="volume", disable=not progress):
+            image, label = check_case(case, num_classes=data.num_classes, channels=data.num_channels)
+            slices += _cut(case.name, image, label, slice_step)
+    finally:
+        set_track_meta(tracked)
+    return slices
+
+
+def _section(data: Decathlon, section: str, fold: int, n_splits: int) -> tuple[Case, ...]:
+    if section == "all":
+        return data.cases
+    if section not in ("train", "validation", "test"):
+        raise ValueError(f"section must be 'train', 'validation', 'test' or 'all', found {section!r}.")
+    try:
+        names = getattr(split([case.name for case in data.cases], fold, n_splits), section)
+    except ValueError as error:
+        raise ValueError(f"{data.root}: {error}") from error
+    return tuple(case for case in data.cases if case.name in names)
+
+
+def _cut(name: str, image: MetaTensor, label: MetaTensor, slice_step: int) -> list[dict[str, Any]]:
+    """Slices of one volume ``(C, x, y, z)``."""
+    turned = SlicePlaned(("image", "label"))({"image": image, "label": label})
+    volume = convert_to_tensor(NormalizeIntensity(channel_wise=True)(turned["image"]), track_meta=False)
+    truth = turned["label"].as_tensor().to(torch.uint8)
+    return [
+        {
+            # A clone, because copying or sending a view would carry the whole volume along.
+            "image": volume[..., i].clone(memory_format=torch.contiguous_format),
+            "label": truth[..., i].clone(memory_format=torch.contiguous_format),
+            "case": name,
+            "slice": i,
+            "classes": _foreground(truth[..., i]),
+        }
+        for i in range(0, volume.shape[-1], slice_step)
+    ]
+
+
+def _foreground(label: torch.Tensor) -> str:
+    """Foreground classes in a label, joined by commas."""
+    return ",".join(str(value) for value in label.flatten().bincount().nonzero().flatten().tolist() if value > 0)
