@@ -1,0 +1,23 @@
+"""How attacks plug into MONAI's engines: prepare_batch objects and the frozen view of a network."""
+
+from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
+from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
+from monai_amat.engines.inferer import FrozenInferer
+from monai_amat.engines.objective import BatchObjective, measure
+from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy, RadiusSource
+
+__all__ = [
+    "AttackedBatch",
+    "BatchObjective",
+    "FrozenInferer",
+    "PrepareBatchAdversarial",
+    "PrepareBatchNoisy",
+    "RadiusSource",
+    "couples_samples",
+    "evaluating",
+    "frozen",
+    "measure",
+    "network_fingerprint",
+    "state_fingerprint",
+    "unwrap",
+]
