@@ -1,0 +1,26 @@
+"""Ignite handlers for MONAI's engines."""
+
+from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler, Visits
+from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, AdversarialOutputHandler
+from monai_amat.handlers.epoch_seed import EpochSeedHandler
+from monai_amat.handlers.export import ExportHandler
+from monai_amat.handlers.gradient_clip import GradientClipHandler
+from monai_amat.handlers.margin_stats import MarginStatsHandler
+from monai_amat.handlers.non_finite_guard import NonFiniteGuard
+from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
+from monai_amat.handlers.thresholds import ThresholdHandler
+
+__all__ = [
+    "IMAGE_NOISY",
+    "PRED_NOISY",
+    "AdaptiveMarginHandler",
+    "AdversarialOutputHandler",
+    "EpochSeedHandler",
+    "ExportHandler",
+    "GradientClipHandler",
+    "MarginStatsHandler",
+    "NonFiniteGuard",
+    "ResumeCheckpoint",
+    "ThresholdHandler",
+    "Visits",
+]

@@ -1,0 +1,40 @@
+"""The trained network as a file of its own, once training is complete."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from ignite.engine import Events
+from torch import distributed as dist
+
+from monai_amat.engines import unwrap
+from monai_amat.networks import save_weights
+
+__all__ = ["ExportHandler"]
+
+
+class ExportHandler:
+    """Save the weights of the last epoch when training completes, whole or not at all, on rank 0.
+
+    MONAI's ``CheckpointSaver(save_final=True)`` also saves on an exception, over the good file of an earlier run. This
+    one does not.
+
+    Args:
+        path: file to write.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a trainer."""
+        engine.add_event_handler(Events.COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        """Save the network."""
+        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+            return
+        save_weights(unwrap(engine.network), self.path)
+        logging.getLogger(__name__).info("network saved to %s", self.path)

@@ -1,0 +1,336 @@
+"""ResumeCheckpoint: a killed run goes on where its last complete epoch ended, to the same numbers."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter, OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from ignite.engine import Engine, Events
+from torch import Tensor, nn
+
+from monai_amat.files import whole_file
+
+__all__ = ["ResumeCheckpoint"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1
+_AUTOMATIC = ("network", "optimizer", "scaler")
+_PLAIN = (
+    *(type(None), bool, int, float, complex, str, bytes),
+    *(Tensor, nn.Parameter, torch.dtype, torch.device, torch.Size),
+)
+
+
+class ResumeCheckpoint:
+    """Save the whole state of training at the end of epochs, and start from the newest such file there is.
+
+    Files ``<name>_epoch=0003.pt`` hold the network (without DDP and compile wrappers, so that runs with and without
+    them can continue each other), the optimiser, the ``GradScaler`` if one is active, and ``objects``. They appear
+    whole or not at all, and load with ``torch.load(weights_only=True)``, which runs no code. Saving comes after every
+    handler that was attached to ``EPOCH_COMPLETED`` before the run, wherever this one stands in the list, so that a
+    scheduler's step is in the file.
+
+    When training starts, the newest readable file is restored, and the trainer goes on with the next epoch; a finished
+    run completes at once. A broken epoch is done again from its start: with
+    :class:`~monai_amat.handlers.epoch_seed.EpochSeedHandler` it sees the same data and the same random numbers. A
+    trainer whose ``run`` is called again after a complete epoch keeps its state in memory.
+
+    Under DDP rank 0 writes while the others wait; all read, so ``save_dir`` must be a folder that all ranks see.
+
+    Args:
+        save_dir: folder for the files; made if missing.
+        objects: what else belongs to the state, by name: learning-rate scheduler, margins, thresholds, guards; anything
+            with ``state_dict`` and ``load_state_dict``.
+        every: save after every so many epochs; the last epoch of a run is always saved.
+        keep: how many of the newest files stay.
+        name: how file names begin.
+        fingerprint: names the data set (:attr:`~monai_amat.data.indexed.IndexedDataset.fingerprint`); a file made on
+            another one is refused.
+
+    Attributes:
+        resumed_from: the file that the run started from; None if it started afresh.
+
+    Raises:
+        ValueError: for settings out of range, reserved names in ``objects``, or a trainer without an epoch length.
+        TypeError: if one of ``objects`` has no state, or its state holds more than tensors, numbers, strings and plain
+            containers of them.
+        RuntimeError: at attaching, if the folder cannot be written; at the start of training, naming the file, if it
+            does not belong to this run (other epoch length, objects, architecture or data set), or if none of the files
+            can be read.
+
+    Example:
+        >>> import tempfile
+        >>> from monai.engines import SupervisedTrainer
+        >>> def trainer(epochs, checkpoint):
+        ...     network, loader = nn.Linear(1, 1), [{"image": torch.ones(1, 1), "label": torch.ones(1, 1)}]
+        ...     optimizer = torch.optim.SGD(network.parameters(), 0.1)
+        ...     return SupervisedTrainer(
+        ...         "cpu", epochs, loader, network, optimizer, nn.MSELoss(), train_handlers=[checkpoint]
+        ...     )
+        >>> folder = tempfile.mkdtemp()
+        >>> trainer(2, ResumeCheckpoint(folder)).run()
+        >>> checkpoint = ResumeCheckpoint(folder)
+        >>> trainer(3, checkpoint).run()
+        >>> checkpoint.resumed_from.name, sorted(path.name for path in Path(folder).iterdir())
+        ('resume_epoch=0002.pt', ['resume_epoch=0002.pt', 'resume_epoch=0003.pt'])
+    """
+
+    def __init__(
+        self,
+        save_dir: str | Path,
+        objects: Mapping[str, Any] | None = None,
+        *,
+        every: int = 1,
+        keep: int = 2,
+        name: str = "resume",
+        fingerprint: str | None = None,
+    ) -> None:
+        if every < 1 or keep < 1:
+            raise ValueError(f"every and keep must be at least 1, got every={every} and keep={keep}.")
+        self.save_dir = Path(save_dir)
+        self.objects = dict(objects or {})
+        self.every = every
+        self.keep = keep
+        self.name = name
+        self.fingerprint = fingerprint
+        self.resumed_from: Path | None = None
+        for key, value in self.objects.items():
+            if key in _AUTOMATIC:
+                raise ValueError(f"objects[{key!r}]: the trainer's {key} is saved anyway; leave it out or rename it.")
+            if not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
+                raise TypeError(f"objects[{key!r}] is a {type(value).__name__} without state_dict and load_state_dict.")
+
+    def attach(self, engine: Engine) -> None:
+        """Register with a MONAI trainer, and check that files can be written."""
+        if _rank() == 0:
+            self._prepare_folder()
+        engine.add_event_handler(Events.STARTED, self._start)
+
+    def _prepare_folder(self) -> None:
+        probe = self.save_dir / f".{self.name}.probe"
+        try:
+            with whole_file(probe) as stream:
+                stream.write(b"ok")
+            probe.unlink()
+            for unfinished in self.save_dir.glob(f".{self.name}_epoch=*"):  # what a kill in mid-writing left behind
+                unfinished.unlink()
+        except OSError as error:
+            raise RuntimeError(f"checkpoints cannot be written to {self.save_dir}: {error}.") from error
+
+    def _start(self, engine: Any) -> None:
+        if engine.state.epoch_length is None:
+            raise ValueError("ResumeCheckpoint needs the trainer's epoch_length, but its data loader has no length.")
+        # At STARTED, so as to come last on EPOCH_COMPLETED, behind schedulers and metrics.
+        if not engine.has_event_handler(self._epoch_completed, Events.EPOCH_COMPLETED):
+            engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        # Unfit states are found before an epoch's work hangs on them.
+        self._states(engine)
+        if engine.state.epoch > 0 and engine.state.iteration == engine.state.epoch * engine.state.epoch_length:
+            return
+        found = self._newest()
+        self._check_ranks_agree(0 if found is None else found[1]["epoch"])
+        if found is not None:
+            self._restore(engine, *found)
+
+    # ------------------------------------------------------------------ saving
+
+    def _epoch_completed(self, engine: Any) -> None:
+        epoch = engine.state.epoch
+        if epoch % self.every and epoch != engine.state.max_epochs and not engine.should_terminate:
+            return
+        payload = {
+            "format": _FORMAT,
+            "epoch": epoch,
+            "epoch_length": engine.state.epoch_length,
+            "fingerprint": self.fingerprint,
+            "objects": self._states(engine),  # on every rank: a state may need all of them
+            "engine": _numbers(engine.state),
+        }
+        if _rank() == 0:
+            with whole_file(self.save_dir / f"{self.name}_epoch={epoch:04d}.pt") as stream:
+                torch.save(payload, stream)
+            for old in self._files()[self.keep :]:
+                old.unlink()
+        if _distributed():
+            dist.barrier()
+
+    def _states(self, engine: Any) -> dict[str, Any]:
+        return {name: _plain(value.state_dict(), name) for name, value in self._all_objects(engine).items()}
+
+    def _all_objects(self, engine: Any) -> dict[str, Any]:
+        found = {name: getattr(engine, name, None) for name in _AUTOMATIC}
+        if found["scaler"] is not None and not found["scaler"].is_enabled():
+            found["scaler"] = None
+        present = {name: value for name, value in found.items() if value is not None}
+        return {name: _unwrapped(value) for name, value in {**present, **self.objects}.items()}
+
+    def _files(self) -> list[Path]:
+        """The checkpoints in the folder, newest first."""
+        pattern = re.compile(re.escape(self.name) + r"_epoch=(\d+)\.pt")
+        matches = [(pattern.fullmatch(path.name), path) for path in self.save_dir.glob("*.pt")]
+        numbered = [(int(match[1]), path) for match, path in matches if match]
+        return [path for _, path in sorted(numbered, reverse=True)]
+
+    # --------------------------------------------------------------- restoring
+
+    def _newest(self) -> tuple[Path, dict[str, Any]] | None:
+        files = self._files()
+        for path in files:
+            try:
+                payload = torch.load(path, map_location="cpu", weights_only=True)
+            except (PermissionError, FileNotFoundError):
+                raise
+            except Exception as error:  # a damaged file can fail in any way
+                logger.warning("%s cannot be read (%s); trying the checkpoint before it.", path, _first_line(error))
+                continue
+            if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
+                raise RuntimeError(f"{path} is no checkpoint of format {_FORMAT}: give another save_dir or name.")
+            return path, payload
+        if files:
+            names = ", ".join(path.name for path in files)
+            raise RuntimeError(
+                f"none of the checkpoints in {self.save_dir} can be read ({names}): remove them to start anew."
+            )
+        return None
+
+    def _check_ranks_agree(self, epoch: int) -> None:
+        if _distributed():
+            first = [epoch]
+            dist.broadcast_object_list(first, src=0)
+            if first[0] != epoch:
+                raise RuntimeError(
+                    f"rank 0 resumes after epoch {first[0]}, rank {_rank()} after epoch {epoch}: {self.save_dir} must "
+                    "be one folder that all ranks see."
+                )
+
+    def _restore(self, engine: Any, path: Path, payload: dict[str, Any]) -> None:
+        objects, states = self._all_objects(engine), payload["objects"]
+        self._check_belongs(engine, path, payload, set(objects))
+        for name, value in objects.items():
+            if isinstance(value, nn.Module):
+                _check_architecture(path, name, value, states[name])
+        for name, value in objects.items():
+            try:
+                value.load_state_dict(states[name])
+                if isinstance(value, torch.optim.Optimizer):
+                    _check_settings(value)
+            except Exception as error:
+                raise RuntimeError(f"{path}: cannot restore {name!r}: {error}") from error
+        # Never epoch_length and max_epochs, which belong to the run that goes on.
+        engine.state.epoch = payload["epoch"]
+        engine.state.iteration = payload["epoch"] * engine.state.epoch_length
+        for name, number in payload["engine"].items():
+            setattr(engine.state, name, number)
+        self.resumed_from = path
+        logger.info("resumed from %s after epoch %d of %d.", path, payload["epoch"], engine.state.max_epochs)
+
+    def _check_belongs(self, engine: Any, path: Path, payload: dict[str, Any], expected: set[str]) -> None:
+        if payload["epoch_length"] != engine.state.epoch_length:
+            raise RuntimeError(
+                f"{path} was made with {payload['epoch_length']} iterations an epoch, this run has "
+                f"{engine.state.epoch_length}: use the same data, batch size and number of ranks, or another save_dir."
+            )
+        if self.fingerprint and payload["fingerprint"] and payload["fingerprint"] != self.fingerprint:
+            raise RuntimeError(
+                f"{path} was made on another data set (fingerprint {payload['fingerprint']}, here {self.fingerprint}): "
+                "use the same data list, or another save_dir."
+            )
+        missing, unexpected = expected - set(payload["objects"]), set(payload["objects"]) - expected
+        if missing or unexpected:
+            raise RuntimeError(
+                f"{path} does not fit this run: it lacks {sorted(missing) or 'nothing'}, and holds "
+                f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeCheckpoint the same objects "
+                "and the trainer the same amp as before, or use another save_dir."
+            )
+
+
+def _distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _rank() -> int:
+    return dist.get_rank() if _distributed() else 0
+
+
+def _first_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
+
+
+def _unwrapped(value: Any) -> Any:
+    """A network without the wrappers that only change the names in its state_dict."""
+    while isinstance(value, nn.Module):
+        if isinstance(value, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
+            value = value.module
+        elif hasattr(value, "_orig_mod"):  # torch.compile
+            value = value._orig_mod
+        else:
+            break
+    return value
+
+
+def _numbers(state: Any) -> dict[str, float]:
+    """The trainer's best metric so far and its epoch, as Python numbers; a metric that is no number is left out."""
+    found = {}
+    for name in ("best_metric", "best_metric_epoch"):
+        value = getattr(state, name, None)
+        if isinstance(value, (Tensor, np.generic, np.ndarray)) and np.prod(value.shape) == 1:
+            value = value.item()
+        if isinstance(value, (int, float)):
+            found[name] = value
+    return found
+
+
+def _plain(value: Any, where: str) -> Any:
+    """The value with numpy numbers made Python's, refused where ``torch.load(weights_only=True)`` would refuse it."""
+    kind = type(value)
+    if kind in _PLAIN:
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if kind in (list, tuple):
+        return kind(_plain(entry, f"{where}[{number}]") for number, entry in enumerate(value))
+    if kind in (dict, OrderedDict, Counter):
+        copy = kind({_plain(key, where): _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()})
+        if kind is OrderedDict:
+            copy.__dict__.update(value.__dict__)  # a module's version numbers
+        return copy
+    raise TypeError(
+        f"the state to save holds a {kind.__module__}.{kind.__qualname__} at {where}. Checkpoints hold only tensors, "
+        "numbers, strings and plain containers of them, so that they load without running code: let the object's "
+        "state_dict return these."
+    )
+
+
+def _check_architecture(path: Path, name: str, module: nn.Module, state: Mapping[str, Any]) -> None:
+    here, there = _shapes(module.state_dict()), _shapes(state)
+    differing = [key for key in {**here, **there} if here.get(key) != there.get(key)]
+    if differing:
+        shown = "; ".join(
+            f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here" for key in differing[:3]
+        )
+        raise RuntimeError(
+            f"{path} holds another architecture of {name!r}: {len(differing)} entries differ ({shown}). Build the "
+            "network that the run began with, or use another save_dir."
+        )
+
+
+def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value.shape) if isinstance(value, Tensor) else type(value) for key, value in state.items()}
+
+
+def _check_settings(optimizer: torch.optim.Optimizer) -> None:
+    # Loading replaces an optimiser's settings without looking at their names; the first step would fail obscurely.
+    for group in optimizer.param_groups:
+        lacking = [key for key in optimizer.defaults if key not in group]
+        if lacking:
+            raise ValueError(
+                f"the file's optimiser is no {type(optimizer).__name__}: it has no setting {lacking[0]!r}."
+            )
