@@ -1,0 +1,35 @@
+"""Robustness: a network under attack at rising noise, from single samples to tables and pictures."""
+
+from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
+from monai_amat.robustness.curve import RobustnessCurve
+from monai_amat.robustness.metric import RobustnessMetric
+from monai_amat.robustness.pictures import (
+    Example,
+    SegmentationExamples,
+    choose_sample,
+    make_examples,
+    plot_examples,
+)
+from monai_amat.robustness.plots import plot_curves
+from monai_amat.robustness.resampling import Interval, bootstrap, by_repetition
+from monai_amat.robustness.summary import AVERAGE, summarise
+
+__all__ = [
+    "AVERAGE",
+    "Example",
+    "Interval",
+    "RobustnessCurve",
+    "RobustnessMetric",
+    "SegmentationExamples",
+    "bootstrap",
+    "by_repetition",
+    "choose_sample",
+    "compare",
+    "make_examples",
+    "merge_rows",
+    "plot_curves",
+    "plot_examples",
+    "summarise",
+    "table_text",
+    "write_comparison",
+]

@@ -1,0 +1,216 @@
+"""Several arms side by side: one table, one CSV, one JSON, one picture."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from monai_amat.files import write_text_whole
+from monai_amat.robustness.metric import RobustnessMetric
+from monai_amat.robustness.plots import plot_curves
+from monai_amat.robustness.store import read_rows, write_rows
+from monai_amat.robustness.summary import AVERAGE, nested, summarise
+
+__all__ = ["Results", "Source", "compare", "merge_rows", "table_text", "write_comparison"]
+
+Source = str | Path | pd.DataFrame
+"""Rows of a run: a frame, a ``robustness.csv``, or the folder that holds one."""
+
+Results = Mapping[str, Source | Mapping[int, Source]]
+"""Rows by arm, or by arm and training seed."""
+
+
+def merge_rows(results: Results, *, group_key: str = "case") -> pd.DataFrame:
+    """All arms' rows in one frame, with columns ``arm`` and, where an arm comes by seeds, ``seed`` in front.
+
+    Raises:
+        FileNotFoundError: for a source that is not there.
+        ValueError: when arms were not tried on the same samples at the same noise levels, which no comparison survives.
+    """
+    if not results:
+        raise ValueError("no arm to compare; give results={'name': <output folder of a RobustnessCurve>, …}")
+    seeded = any(isinstance(source, Mapping) for source in results.values())
+    frames, expected, first = [], None, ""
+    for arm, seed, source in _runs(results):
+        rows = _rows(source, group_key)
+        run = arm if seed is None else f"{arm}, seed {seed}"
+        tried = rows[["noise_level", "sample_id"]].sort_values(["noise_level", "sample_id"], ignore_index=True)
+        if tried.duplicated().any():
+            raise ValueError(f"{run}: some samples occur twice at one noise level; give each run's rows once")
+        if expected is None:
+            expected, first = tried, run
+        elif not tried.equals(expected):
+            raise ValueError(
+                f"{run} was not tried on the same samples and noise levels as {first} ({_extent(tried)}; there "
+                f"{_extent(expected)}); run both with one data set and one list of noise levels"
+            )
+        frame = rows.drop(columns=["arm", "seed"], errors="ignore")
+        if seeded:
+            frame.insert(0, "seed", 0 if seed is None else seed)
+        frame.insert(0, "arm", arm)
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def compare(
+    results: Results, *, metric: RobustnessMetric, group_key: str = "case", samples: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """Every arm at every noise level and on average, with bootstrap intervals; several seeds give their mean and range.
+
+    All arms, levels and seeds see the same resamples of the groups.
+
+    Args:
+        results: rows by arm, or by arm and seed.
+        metric: the metric they were made with.
+        group_key: column to resample by.
+        samples: bootstrap resamples.
+        seed: seed of the bootstrap.
+
+    Returns:
+        the rows of :func:`~monai_amat.robustness.summary.summarise` with a column ``arm`` in front.
+
+    Raises:
+        FileNotFoundError: for a source that is not there.
+        ValueError: when the arms cannot be compared, see :func:`merge_rows`.
+    """
+    rows = merge_rows(results, group_key=group_key)
+    return _tabulate(rows, metric, group_key, samples, seed)
+
+
+def table_text(table: pd.DataFrame, *, name: str | None = None, digits: int = 3) -> str:
+    """One figure of :func:`compare` as a Markdown table: a row an arm, a column a noise level, intervals in brackets.
+
+    With several seeds the range of their values follows the interval in parentheses.
+
+    Args:
+        table: of :func:`compare`, or of ``summarise``.
+        name: which figure; the headline by default.
+        digits: decimals.
+
+    Raises:
+        ValueError: for a figure that the table has not got.
+
+    Example:
+        >>> row = {"arm": "STD", "noise_level": 0.0, "name": "adi", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1}
+        >>> print(table_text(pd.DataFrame([row]), digits=2))
+        | adi at noise | 0                 |
+        |--------------|-------------------|
+        | STD          | 0.50 [0.40, 0.60] |
+    """
+    chosen = str(table["name"].iloc[0]) if name is None else name
+    rows = table[table["name"] == chosen]
+    if rows.empty:
+        raise ValueError(f"the table holds no {chosen!r}; it holds {sorted(set(table['name']))}")
+    levels = list(dict.fromkeys(rows["noise_level"]))
+    lines = [[f"{chosen} at noise", *(level if level == AVERAGE else f"{level:g}" for level in levels)]]
+    arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [""]
+    for arm in arms:
+        of_arm = rows[rows["arm"] == arm] if "arm" in rows.columns else rows
+        cells = {row["noise_level"]: _cell(row, digits) for row in of_arm.to_dict("records")}
+        lines.append([arm, *(cells.get(level, "") for level in levels)])
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    texts = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
+    ]
+    texts.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    return "\n".join(texts)
+
+
+def write_comparison(
+    results: Results,
+    output_dir: str | Path,
+    *,
+    metric: RobustnessMetric,
+    ylabel: str | None = None,
+    group_key: str = "case",
+    samples: int = 1000,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Write ``robustness.csv`` (all rows), ``summary.json`` and ``curve.png`` of several arms into a folder.
+
+    Args:
+        results: rows by arm, or by arm and seed. What a run's own ``summary.json`` says of how it was made is kept.
+        output_dir: where to write; made if need be.
+        metric: the metric the rows were made with.
+        ylabel: what the headline figure is called in the picture; its name by default.
+        group_key: column to resample by.
+        samples: bootstrap resamples.
+        seed: seed of the bootstrap.
+
+    Returns:
+        the table of :func:`compare`.
+
+    Raises:
+        FileNotFoundError: for a source that is not there.
+        ValueError: when the arms cannot be compared.
+    """
+    rows = merge_rows(results, group_key=group_key)
+    table = _tabulate(rows, metric, group_key, samples, seed)
+    folder = Path(output_dir)
+    write_rows(folder / "robustness.csv", rows)
+    arms: dict[str, Any] = {str(arm): {"levels": nested(of_arm)} for arm, of_arm in table.groupby("arm", sort=False)}
+    for arm, run_seed, source in _runs(results):
+        arms[arm].setdefault("runs", {})[str(0 if run_seed is None else run_seed)] = _provenance(source)
+    summary = {"bootstrap": {"samples": samples, "seed": seed, "level": 0.95, "group": group_key}, "arms": arms}
+    write_text_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    plot_curves(table, folder / "curve.png", ylabel=ylabel)
+    return table
+
+
+def _runs(results: Results) -> list[tuple[str, int | None, Source]]:
+    runs: list[tuple[str, int | None, Source]] = []
+    for arm, source in results.items():
+        if isinstance(source, Mapping):
+            runs += [(arm, int(seed), of_seed) for seed, of_seed in source.items()]
+        else:
+            runs.append((arm, None, source))
+    return runs
+
+
+def _rows(source: Source, group_key: str) -> pd.DataFrame:
+    if isinstance(source, pd.DataFrame):
+        return source
+    file = Path(source)
+    file = file / "robustness.csv" if file.is_dir() else file
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is not there; run the robustness curve that writes it first")
+    return read_rows(file, text_columns=[group_key])
+
+
+def _provenance(source: Source) -> dict[str, Any]:
+    """What the run's own summary says beside its figures."""
+    if isinstance(source, pd.DataFrame):
+        return {}
+    file = Path(source) / "summary.json" if Path(source).is_dir() else Path(source).with_name("summary.json")
+    if not file.is_file():
+        return {}
+    summary: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return {key: value for key, value in summary.items() if key not in ("levels", "bootstrap")}
+
+
+def _tabulate(rows: pd.DataFrame, metric: RobustnessMetric, group_key: str, samples: int, seed: int) -> pd.DataFrame:
+    tables = []
+    for arm, of_arm in rows.groupby("arm", sort=False):
+        table = summarise(of_arm, metric, group_key=group_key, samples=samples, seed=seed)
+        table.insert(0, "arm", arm)
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def _extent(tried: pd.DataFrame) -> str:
+    levels = ", ".join(f"{level:g}" for level in tried["noise_level"].unique())
+    return f"{tried['sample_id'].nunique()} samples at noise {levels}"
+
+
+def _cell(row: Mapping[Any, Any], digits: int) -> str:
+    text = f"{row['value']:.{digits}f}"
+    if not math.isnan(row["low"]):
+        text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+    if row["seeds"] > 1:
+        text += f" ({row['seed_min']:.{digits}f}–{row['seed_max']:.{digits}f})"
+    return text

@@ -1,0 +1,273 @@
+"""The robustness curve: a network attacked at rising noise, row by row, and resumable."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import ignite.distributed as idist
+import numpy as np
+import pandas as pd
+import torch
+from ignite.engine import Engine, Events
+from monai.engines import SupervisedEvaluator
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer
+from monai.utils.enums import CommonKeys
+from torch import nn
+from torch.utils.data import DataLoader, Subset
+from tqdm.auto import tqdm
+
+from monai_amat.attacks import Attack
+from monai_amat.engines import PrepareBatchNoisy, network_fingerprint
+from monai_amat.files import write_text_whole
+from monai_amat.losses.base import PerSampleLoss
+from monai_amat.robustness.describe import describe, environment
+from monai_amat.robustness.metric import RobustnessMetric
+from monai_amat.robustness.plots import plot_curves
+from monai_amat.robustness.samples import batch_column, indexed_behind, loader_like, sample_ids
+from monai_amat.robustness.store import PartStore, write_rows
+from monai_amat.robustness.summary import nested, summarise
+
+__all__ = ["RobustnessCurve"]
+
+_BOOTSTRAP = {"samples": 1000, "seed": 0, "level": 0.95}
+
+
+class RobustnessCurve:
+    """Attack a network at several noise levels and keep what every sample scored.
+
+    Each level is one pass of MONAI's ``SupervisedEvaluator`` under
+    :class:`~monai_amat.engines.PrepareBatchNoisy`. Finished batches are kept at once; a run that was stopped goes on
+    with the samples that are missing, to the same numbers, because a sample's noise depends on its own seed and not on
+    its batch. Levels and samples may be added to a finished run: only what is missing is computed.
+
+    Args:
+        network: the network, with its weights loaded; put on ``device``.
+        data_loader: loader over an :class:`~monai_amat.data.IndexedDataset` (or a ``Subset`` of one) with a batch
+            size; order does not matter. Every item is one sample: no ``num_samples`` crops.
+        loss: what the attack raises, and what is recorded.
+        attack: used at every level; the paper evaluates with 100 steps of ``5·ε/100``.
+        noise_levels: every ε, in the units of the network's input; 0 is the clean image.
+        metric: what is made of the predictions.
+        output_dir: where rows (``parts/``, ``robustness.csv``), ``settings.json``, ``summary.json`` and ``curve.png``
+            go.
+        group_key: key of the batch that names the sample's group, the volume say, by which intervals are resampled;
+            ``"sample_id"`` where every sample stands for itself.
+        extra_keys: further keys of the batch to keep as columns, each a number or text a sample.
+        device: where; the network's own device by default.
+        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        inferer: how the network is applied; a plain forward by default.
+        progress: show a bar over the batches of all levels.
+        settings: anything JSON can hold that the figures depend on and that is not seen here, such as the validation
+            transforms; rows made under other settings are refused.
+
+    Runs in one process.
+
+    Raises:
+        TypeError: when the loader's data set is not indexed.
+        ValueError: for noise levels that are negative, not finite, repeated or none, or a loader without batch size.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        data_loader: DataLoader[Any],
+        loss: PerSampleLoss,
+        attack: Attack,
+        noise_levels: Sequence[float],
+        metric: RobustnessMetric,
+        output_dir: str | Path,
+        group_key: str = "case",
+        extra_keys: Sequence[str] = ("slice",),
+        device: str | torch.device | None = None,
+        prepare_batch: PrepareBatch | None = None,
+        inferer: Inferer | None = None,
+        progress: bool = True,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.noise_levels = _checked_levels(noise_levels)
+        if data_loader.batch_size is None:
+            raise ValueError("data_loader needs a batch_size: it is rebuilt over the samples that are not finished yet")
+        self.data_loader = data_loader
+        self.data, self.positions = indexed_behind(data_loader.dataset)
+        self.network = network
+        self.device = next(network.parameters()).device if device is None else torch.device(device)
+        self.loss = loss
+        self.attack = attack
+        self.metric = metric
+        self.output_dir = Path(output_dir)
+        self.group_key = group_key
+        self.extra_keys = tuple(extra_keys)
+        self.prepare_batch = prepare_batch
+        self.inferer = inferer
+        self.progress = progress
+        self.settings = dict(settings or {})
+        self.store = PartStore(self.output_dir, text_columns=[] if group_key == "sample_id" else [group_key])
+
+    def run(self) -> pd.DataFrame:
+        """Attack what is not attacked yet, and write the results.
+
+        Returns:
+            a row a noise level and sample, in that order: ``noise_level``, ``sample_id``, the group, the extra keys,
+            ``loss`` (on the noisy image), ``noise_norm`` (‖x̃ − x‖), ``stalled`` (attack steps that could not move the
+            sample), and the metric's columns.
+
+        Raises:
+            RuntimeError: in a distributed run; when the folder holds rows made under other settings; when a loss or
+                noise is not finite.
+            KeyError: when a batch lacks ``group_key`` or one of ``extra_keys``.
+            ValueError: when a data item gives several samples.
+        """
+        if max(idist.get_world_size(), int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+            raise RuntimeError(
+                "RobustnessCurve runs in one process, but this is a distributed run; start it without torchrun, or on "
+                "rank 0 alone after the process group is gone"
+            )
+        self.store.guard(self._guarded())
+        # Training may have left the data set in a later epoch; what is drawn here must not depend on that.
+        self.data.set_epoch(0)
+        self.network.to(self.device)
+        self.loss.to(self.device)
+        ids = sample_ids(self.data, self.positions)
+        missing = {level: self._missing(level, ids) for level in self.noise_levels}
+        size = self.data_loader.batch_size or 1
+        batches = sum(math.ceil(len(positions) / size) for positions in missing.values())
+        with tqdm(total=batches, desc="attack", unit="batch", disable=not self.progress) as bar:
+            for level, positions in missing.items():
+                bar.set_postfix_str(f"noise {level:g}")
+                if positions:
+                    self._attack(level, positions, bar)
+        return self._finish(ids)
+
+    def _missing(self, level: float, ids: Sequence[int]) -> list[int]:
+        finished = self.store.finished(level)
+        return [position for position, sample in zip(self.positions, ids, strict=True) if sample not in finished]
+
+    def _attack(self, level: float, positions: Sequence[int], bar: tqdm[Any]) -> None:
+        """One evaluator over the samples at ``positions``, whose batches are kept as they are finished."""
+        prepare = PrepareBatchNoisy(
+            network=self.network,
+            loss=self.loss,
+            attack=self.attack,
+            epsilon=level,
+            prepare_batch=self.prepare_batch,
+            inferer=self.inferer,
+            id_key=self.data.id_key,
+            seed_key=self.data.seed_key,
+        )
+        evaluator = SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=loader_like(self.data_loader, Subset(self.data, list(positions))),
+            network=self.network,
+            prepare_batch=prepare,
+            inferer=self.inferer,
+            decollate=False,
+        )
+        started = 0.0
+
+        def start(engine: Engine) -> None:
+            nonlocal started
+            started = perf_counter()
+
+        def keep(engine: Engine) -> None:
+            rows = self._rows(level, engine.state.batch, engine.state.output, prepare)
+            # The seconds travel with the rows, so that a resumed run knows what the whole has cost.
+            rows["seconds"] = (perf_counter() - started) / len(rows)
+            self.store.write(level, rows)
+            bar.update()
+
+        evaluator.add_event_handler(Events.ITERATION_STARTED, start)
+        evaluator.add_event_handler(Events.ITERATION_COMPLETED, keep)
+        evaluator.run()
+
+    def _rows(self, level: float, batch: Any, output: Any, prepare: PrepareBatchNoisy) -> pd.DataFrame:
+        """The rows of one finished batch."""
+        last = prepare.last
+        if last is None or last.ids is None:
+            raise RuntimeError(f"the batch carries no {self.data.id_key!r}; does collate_fn drop the data set's keys?")
+        pred, target = output[CommonKeys.PRED], output[CommonKeys.LABEL]
+        with torch.no_grad():
+            loss = self.loss(pred, target)
+            columns = self.metric.columns(self.loss.prediction(pred, target), target)
+        names = (self.group_key, *self.extra_keys)
+        rows = pd.DataFrame({"noise_level": level, "sample_id": last.ids.tolist()})
+        for name in names:
+            if name not in rows:  # "sample_id" as the group: every sample is its own
+                rows[name] = batch_column(batch, name, len(rows))
+        if self.group_key != "sample_id":
+            rows[self.group_key] = rows[self.group_key].astype(str)
+        numbers = {"loss": loss, "noise_norm": last.noise_norm, "stalled": last.result.stalled, **columns}
+        for name, values in numbers.items():
+            rows[name] = values.detach().cpu().numpy()
+        if rows["sample_id"].duplicated().any():
+            raise ValueError("a data item gave several samples; evaluate whole images, without num_samples crops")
+        self._check_finite(rows, list(columns))
+        return rows
+
+    def _check_finite(self, rows: pd.DataFrame, metric_columns: Sequence[str]) -> None:
+        # A metric may leave a sample undefined (NaN); loss and noise may not, and nothing may be infinite.
+        broken = ~np.isfinite(rows[["loss", "noise_norm"]].to_numpy(dtype=np.float64)).all(axis=1)
+        broken |= np.isinf(rows[list(metric_columns)].to_numpy(dtype=np.float64)).any(axis=1)
+        if broken.any():
+            row = rows[broken].iloc[0].to_dict()
+            raise RuntimeError(
+                f"sample {row['sample_id']} ({self.group_key} {row[self.group_key]}) gave a number that is not finite: "
+                f"{row}; look at its image and label, and at the network's weights"
+            )
+
+    def _guarded(self) -> dict[str, Any]:
+        """All that a row depends on, apart from its noise level and its sample."""
+        return {
+            "attack": describe(self.attack),
+            "network": network_fingerprint(self.network),
+            "loss": describe(self.loss),
+            "metric": describe(self.metric),
+            "data": self.data.fingerprint,
+            "seed": self.data.seed,
+            "prepare_batch": describe(self.prepare_batch),
+            "inferer": describe(self.inferer),
+            "columns": [self.group_key, *self.extra_keys],
+            "settings": describe(self.settings),
+        }
+
+    def _finish(self, ids: Sequence[int]) -> pd.DataFrame:
+        """Put all parts together and write what is made of them."""
+        kept = pd.concat([self.store.read(level) for level in self.noise_levels], ignore_index=True)
+        kept = kept[kept["sample_id"].isin(ids)].sort_values(["noise_level", "sample_id"], ignore_index=True)
+        rows = kept.drop(columns="seconds")
+        table = summarise(rows, self.metric, group_key=self.group_key, **_BOOTSTRAP)  # type: ignore[arg-type]
+        levels: dict[str, dict[str, Any]] = dict(nested(table))
+        for level, of_level in rows.groupby("noise_level"):
+            levels[f"{level:g}"] |= {
+                "samples": len(of_level),
+                "groups": of_level[self.group_key].nunique(),
+                "loss": float(of_level["loss"].mean()),
+                "noise_norm": float(of_level["noise_norm"].mean()),
+                "stalled": int(of_level["stalled"].sum()),
+            }
+        summary = {
+            "levels": levels,
+            "bootstrap": {**_BOOTSTRAP, "group": self.group_key},
+            "noise_levels": list(self.noise_levels),
+            **self._guarded(),
+            "seconds": float(kept["seconds"].sum()),
+            **environment(self.device),
+        }
+        write_rows(self.output_dir / "robustness.csv", rows)
+        write_text_whole(self.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+        plot_curves(table, self.output_dir / "curve.png")
+        return rows
+
+
+def _checked_levels(noise_levels: Sequence[float]) -> tuple[float, ...]:
+    levels = tuple(float(level) for level in noise_levels)
+    if not levels or len(set(levels)) < len(levels) or not all(0 <= level < math.inf for level in levels):
+        raise ValueError(f"noise_levels must be different finite numbers, none negative, at least one; got {levels}")
+    return tuple(sorted(levels))

@@ -1,0 +1,98 @@
+"""What a run was made with, as plain JSON: settings of objects, fingerprints of weights, versions, the machine."""
+
+from __future__ import annotations
+
+import functools
+import math
+import os
+import platform
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
+
+__all__ = ["describe", "environment"]
+
+_DEPTH = 6
+
+
+def describe(value: Any, depth: int = _DEPTH) -> Any:
+    """An object's class and public settings, as JSON can hold them.
+
+    Modules give their settings, their children and a fingerprint of their weights; functions their name. Private
+    attributes are left out: they are state, not settings.
+
+    Args:
+        value: anything.
+        depth: how far to follow attributes.
+
+    Example:
+        >>> from monai_amat.attacks import ProjectedGradientDescent
+        >>> told = describe(ProjectedGradientDescent(steps=100, rel_step=0.05))
+        >>> told["class"], told["steps"], told["rel_step"]
+        ('ProjectedGradientDescent', 100, 0.05)
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if isinstance(value, Tensor | np.ndarray):
+        return {"tensor": state_fingerprint({"": torch.as_tensor(value)})}
+    if isinstance(value, torch.dtype | torch.device | Path):
+        return str(value)
+    if isinstance(value, np.generic):
+        return describe(value.item(), depth)
+    if isinstance(value, functools.partial):
+        return {"partial": describe(value.func), "args": describe(value.args), "keywords": describe(value.keywords)}
+    if depth == 0:
+        return type(value).__qualname__
+    if isinstance(value, Mapping):
+        return {str(key): describe(item, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(item, depth - 1) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((describe(item, depth - 1) for item in value), key=str)
+    if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
+        return f"{value.__module__}.{value.__qualname__}"
+    return _describe_object(value, depth)
+
+
+def _describe_object(value: Any, depth: int) -> dict[str, Any]:
+    settings = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    told: dict[str, Any] = {"class": type(value).__qualname__}
+    if isinstance(value, nn.Module):
+        settings.pop("training", None)
+        settings |= dict(value.named_children())
+        if depth == _DEPTH and value.state_dict():
+            told["weights"] = network_fingerprint(value)
+    return told | {name: describe(item, depth - 1) for name, item in sorted(settings.items())}
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Versions and the class of machine: what figures depend on, and no names of hosts or folders."""
+    names = ("monai-amat", "torch", "monai", "pytorch-ignite", "numpy")
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "not installed as a package"
+    machine: dict[str, Any] = {"device": device.type, "processor": _processor(), "cores": os.cpu_count()}
+    if device.type == "cuda":
+        machine["gpu"] = torch.cuda.get_device_name(device)
+    return {"versions": versions, "machine": machine}
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()

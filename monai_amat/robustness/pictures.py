@@ -1,0 +1,276 @@
+"""One sample under attack, looked at: image, noise, noisy image, truth and predictions, a row an arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer, SimpleInferer
+from monai.networks.utils import eval_mode
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+from torch.utils.data import default_collate
+
+from monai_amat.attacks import Attack
+from monai_amat.engines import PrepareBatchNoisy
+from monai_amat.losses.base import PerSampleLoss
+from monai_amat.metrics.overlap import Prediction, dice, dice_counts, foreground, foreground_classes
+from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
+
+__all__ = ["Example", "SegmentationExamples", "choose_sample", "make_examples", "plot_examples"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row of the picture; masks are ``(C, H, W)`` bool, a channel a foreground class.
+
+    Args:
+        arm: what the row is called.
+        epsilon: noise level.
+        clean: ``(H, W)`` image, in the units the network sees.
+        noisy: ``(H, W)``, the same under attack.
+        truth: the true masks.
+        clean_pred: masks predicted on ``clean``.
+        noisy_pred: masks predicted on ``noisy``.
+        clean_dice: mean Dice over classes on ``clean``; NaN where there is neither truth nor prediction.
+        noisy_dice: the same on ``noisy``.
+    """
+
+    arm: str
+    epsilon: float
+    clean: np.ndarray
+    noisy: np.ndarray
+    truth: np.ndarray
+    clean_pred: np.ndarray
+    noisy_pred: np.ndarray
+    clean_dice: float
+    noisy_dice: float
+
+
+def choose_sample(labels: Sequence[Tensor], *, num_classes: int, prediction: Prediction = "softmax") -> int:
+    """Position of the sample to show: of those with the most classes present, the one with the largest foreground.
+
+    Args:
+        labels: label maps ``(1, H, W)``, or one-hot, one a sample.
+        num_classes: output channels of the network; the background among them with ``softmax``.
+        prediction: what the channels are.
+
+    Raises:
+        ValueError: when no sample has any foreground.
+
+    Example:
+        >>> choose_sample([torch.tensor([[[1, 1, 1]]]), torch.tensor([[[0, 1, 2]]])], num_classes=3)
+        1
+    """
+    classes = foreground_classes(num_classes, prediction)
+    ranks = []
+    for label in labels:
+        sizes = foreground(label[None], classes, prediction=prediction, truth=True).flatten(2).sum(dim=2)
+        ranks.append((int((sizes > 0).sum()), int(sizes.sum())))
+    if not ranks or max(ranks)[0] == 0:
+        raise ValueError(f"none of the {len(ranks)} samples has any foreground to show")
+    return ranks.index(max(ranks))
+
+
+def make_examples(
+    networks: Mapping[str, nn.Module],
+    batch: Mapping[str, Any],
+    *,
+    loss: PerSampleLoss,
+    attack: Attack,
+    epsilon: float,
+    num_classes: int,
+    prediction: Prediction = "softmax",
+    prepare_batch: PrepareBatch | None = None,
+    inferer: Inferer | None = None,
+    device: str | torch.device | None = None,
+) -> list[Example]:
+    """Attack the first sample of a batch under each network.
+
+    Args:
+        networks: networks by arm.
+        batch: a collated batch, of one sample by choice, as the evaluator gets it.
+        loss: what the attack raises.
+        attack: the attack, as in the curve.
+        epsilon: noise level, in the units of the network's input.
+        num_classes: output channels of the networks; the background among them with ``softmax``.
+        prediction: what the channels are.
+        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        inferer: how the network is applied; a plain forward by default.
+        device: where; the network's own device by default.
+
+    Returns:
+        one example an arm; of an image with several channels the first is shown.
+
+    Raises:
+        ValueError: for images that are not two-dimensional.
+    """
+    classes = foreground_classes(num_classes, prediction)
+    apply = SimpleInferer() if inferer is None else inferer
+    examples = []
+    for arm, network in networks.items():
+        where = next(network.parameters()).device if device is None else torch.device(device)
+        prepare = PrepareBatchNoisy(
+            network=network, loss=loss, attack=attack, epsilon=epsilon, prepare_batch=prepare_batch, inferer=inferer
+        )
+        noisy, target, args, kwargs = (*prepare(batch, where), (), {})[:4]
+        if prepare.last is None or noisy.ndim != 4:
+            raise ValueError(f"pictures are made of images (B, channels, H, W), got shape {tuple(noisy.shape)}")
+        clean, noisy = (
+            convert_to_tensor(prepare.last.clean, track_meta=False),
+            convert_to_tensor(noisy, track_meta=False),
+        )
+        with eval_mode(network):
+            preds = [loss.prediction(apply(image, network, *args, **kwargs), target)[:1] for image in (clean, noisy)]
+        masks = [foreground(pred, classes, prediction=prediction)[0].cpu().numpy() for pred in preds]
+        scores = [
+            dice(dice_counts(pred, target[:1], classes, prediction=prediction)).nanmean().item() for pred in preds
+        ]
+        examples.append(
+            Example(
+                arm=arm,
+                epsilon=float(epsilon),
+                clean=clean[0, 0].cpu().numpy(),
+                noisy=noisy[0, 0].cpu().numpy(),
+                truth=foreground(target[:1], classes, prediction=prediction, truth=True)[0].cpu().numpy(),
+                clean_pred=masks[0],
+                noisy_pred=masks[1],
+                clean_dice=scores[0],
+                noisy_dice=scores[1],
+            )
+        )
+    return examples
+
+
+def plot_examples(examples: Sequence[Example], path: str | Path, *, class_names: Sequence[str] | None = None) -> None:
+    """Draw the grid: clean image, noise magnified, noisy image, truth, prediction on the clean and on the noisy image.
+
+    All rows share one grey window and one magnification, which is written above the noise.
+
+    Args:
+        examples: one a row.
+        path: PNG to write, whole or not at all.
+        class_names: names of the foreground classes, for the legend.
+
+    Raises:
+        ValueError: without any example, or with another number of names than of classes.
+    """
+    if not examples:
+        raise ValueError("no example to draw")
+    classes = len(examples[0].truth)
+    names = [f"class {c}" for c in range(1, classes + 1)] if class_names is None else list(class_names)
+    if len(names) != classes:
+        raise ValueError(f"{classes} foreground classes need as many class_names, got {names}")
+    low = min(float(np.min(example.clean)) for example in examples)
+    high = max(float(np.max(example.clean)) for example in examples)
+    half = max((high - low) / 2, 1e-6)
+    factor = _magnification(max(float(np.abs(e.noisy - e.clean).max()) for e in examples), half)
+    height, width = examples[0].clean.shape
+    panel = 1.9
+    figure = new_figure(6 * panel, len(examples) * (panel * min(max(height / width, 0.5), 2.0) + 0.25) + 0.4)
+    grid = figure.subplots(len(examples), 6, squeeze=False)
+    for row, example in zip(grid, examples, strict=True):
+        clean, noise, noisy, truth, clean_pred, noisy_pred = row
+        _image(clean, example.clean, low, high, "clean image")
+        _image(noise, (example.noisy - example.clean) * factor, -half, half, f"noise × {factor:g}")
+        _image(noisy, example.noisy, low, high, f"noisy image (ε = {example.epsilon:g})")
+        _image(truth, example.clean, low, high, "truth")
+        _outline(truth, example.truth)
+        _image(clean_pred, example.clean, low, high, f"on clean: Dice {_score(example.clean_dice)}")
+        _outline(clean_pred, example.clean_pred)
+        _image(noisy_pred, example.noisy, low, high, f"on noisy: Dice {_score(example.noisy_dice)}")
+        _outline(noisy_pred, example.noisy_pred)
+        clean.set_ylabel(example.arm, fontsize=11)
+    keys = [Line2D([], [], color=_colour(c), label=name) for c, name in enumerate(names)]
+    figure.legend(handles=keys, loc="outside lower center", ncols=classes, frameon=False, fontsize=9)
+    save_figure(figure, Path(path))
+
+
+def _magnification(largest: float, half: float) -> float:
+    """The largest of 1, 2, 5, 10, … that keeps noise of size ``largest`` inside the window; 1 where none does."""
+    if largest <= 0 or largest >= half:
+        return 1.0
+    room = half / largest
+    power = 10.0 ** math.floor(math.log10(room))
+    return max(step * power for step in (1, 2, 5) if step * power <= room)
+
+
+def _image(axes: Axes, values: np.ndarray, low: float, high: float, title: str) -> None:
+    axes.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+    axes.set_title(title, fontsize=9)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _outline(axes: Axes, masks: np.ndarray) -> None:
+    for c, mask in enumerate(masks):
+        # A border of background closes the outline of a mask that touches the edge of the image.
+        padded = np.pad(mask.astype(float), 1)
+        if mask.any():
+            rows, columns = (np.arange(-1, size + 1) for size in mask.shape)
+            axes.contour(columns, rows, padded, levels=[0.5], colors=[_colour(c)], linewidths=1.3)
+    axes.set_xlim(-0.5, masks.shape[2] - 0.5)
+    axes.set_ylim(masks.shape[1] - 0.5, -0.5)
+
+
+def _colour(c: int) -> str:
+    # Blue, the first of the palette, is hard to see on grey.
+    return PALETTE[(c + 1) % len(PALETTE)]
+
+
+def _score(value: float) -> str:
+    return "undefined" if math.isnan(value) else f"{value:.2f}"
+
+
+class SegmentationExamples:
+    """Draws one slice of a data set under each of several networks; what a bundle's ``examples`` names.
+
+    Args:
+        loss: what the attack raises.
+        attack: the attack, as in the curve.
+        epsilon: noise level, in the units of the network's input.
+        num_classes: output channels of the networks; the background among them with ``softmax``.
+        prediction: what the channels are.
+        class_names: names of the foreground classes, for the legend.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: PerSampleLoss,
+        attack: Attack,
+        epsilon: float,
+        num_classes: int,
+        prediction: Prediction = "softmax",
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        self.loss = loss
+        self.attack = attack
+        self.epsilon = epsilon
+        self.num_classes = num_classes
+        self.prediction: Prediction = prediction
+        self.class_names = class_names
+
+    def draw(self, networks: Mapping[str, nn.Module], dataset: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+        """Choose the slice by :func:`choose_sample`, attack it under each network and draw the grid."""
+        labels = [dataset[i]["label"] for i in range(len(dataset))]
+        chosen = choose_sample(labels, num_classes=self.num_classes, prediction=self.prediction)
+        batch = default_collate([dataset[chosen]])
+        examples = make_examples(
+            networks,
+            batch,
+            loss=self.loss,
+            attack=self.attack,
+            epsilon=self.epsilon,
+            num_classes=self.num_classes,
+            prediction=self.prediction,
+        )
+        plot_examples(examples, path, class_names=self.class_names)

@@ -1,0 +1,70 @@
+"""The robustness curve: a metric against noise level, a line an arm."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
+from monai_amat.robustness.summary import AVERAGE
+
+__all__ = ["plot_curves"]
+
+_MARKERS = "osD^vP*"
+_STYLES = ("-", "--", ":")
+_ROOM_INSIDE = 5
+
+
+def plot_curves(
+    table: pd.DataFrame,
+    path: str | Path,
+    *,
+    name: str | None = None,
+    ylabel: str | None = None,
+    xlabel: str = "noise level ε (L2, z-scored grey values)",
+) -> None:
+    """Draw the curves of figures 2 to 4 of the paper, shaded by the interval.
+
+    Args:
+        table: of :func:`~monai_amat.robustness.comparison.compare`, or of ``summarise`` for one unnamed arm.
+        path: PNG to write, whole or not at all.
+        name: which figure of the table; the headline by default.
+        ylabel: what it is called; its name by default.
+        xlabel: what the noise level is, with its norm and its unit.
+
+    Raises:
+        ValueError: for a figure that the table has not got.
+    """
+    chosen = str(table["name"].iloc[0]) if name is None else name
+    rows = table[(table["name"] == chosen) & (table["noise_level"] != AVERAGE)]
+    if rows.empty:
+        raise ValueError(f"the table holds no {chosen!r}; it holds {sorted(set(table['name']))}")
+    arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [None]
+    figure = new_figure(6.4 if len(arms) <= _ROOM_INSIDE else 8.0, 4.4)
+    axes = figure.add_subplot()
+    for i, arm in enumerate(arms):
+        of_arm = rows if arm is None else rows[rows["arm"] == arm]
+        x, y, low, high = (
+            of_arm[column].to_numpy(dtype=np.float64) for column in ("noise_level", "value", "low", "high")
+        )
+        colour = PALETTE[i % len(PALETTE)]
+        # Marker and dash change too: print and colour vision differ, and there may be more arms than colours.
+        style = _STYLES[i // len(PALETTE) % len(_STYLES)]
+        axes.plot(x, y, color=colour, linestyle=style, marker=_MARKERS[i % len(_MARKERS)], markersize=5, label=arm)
+        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.set_xticks(sorted(set(rows["noise_level"].astype(float))))
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(chosen if ylabel is None else ylabel)
+    if rows["value"].min() >= 0:
+        axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(arms) > _ROOM_INSIDE:
+        figure.legend(frameon=False, loc="outside right upper")
+    elif arms != [None]:
+        axes.legend(frameon=False)
+    if rows["low"].notna().any():
+        axes.set_title("shaded: bootstrap interval", loc="right", fontsize=8, color="0.4")
+    save_figure(figure, Path(path))

@@ -1,0 +1,223 @@
+"""The robustness curve: its numbers, its files, and that a stopped run goes on to the same end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from monai_amat.attacks import ProjectedGradientDescent
+from monai_amat.data.indexed import IndexedDataset
+from monai_amat.losses import DiceCELoss
+from monai_amat.metrics import AverageDiceIndex, DiceIndices
+from monai_amat.robustness import RobustnessCurve
+
+MakeCurve = Callable[..., RobustnessCurve]
+
+
+def first_rows(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["noise_level"] == rows["noise_level"].min()]
+
+
+def test_rows_hold_what_every_sample_scored(make_curve: MakeCurve, network: Any) -> None:
+    network.train()
+    curve = make_curve()
+    state = {name: value.clone() for name, value in network.state_dict().items()}
+    rows = curve.run()
+    assert list(rows.columns) == [
+        *("noise_level", "sample_id", "case", "slice", "loss", "noise_norm", "stalled"),
+        *("tp_1", "fp_1", "fn_1", "tp_2", "fp_2", "fn_2"),
+    ]
+    assert rows["sample_id"].tolist() == [*range(10)] * 3
+    assert rows["noise_level"].tolist() == [0.0] * 10 + [1.0] * 10 + [2.5] * 10
+    np.testing.assert_allclose(rows["noise_norm"], rows["noise_level"], atol=1e-5)
+    assert first_rows(rows)["case"].tolist() == [f"00{i % 3}" for i in range(10)]
+    assert first_rows(rows)["slice"].tolist() == [i // 3 for i in range(10)]
+    # The network is as it was: running statistics, modes, gradients.
+    assert all(bool((value == network.state_dict()[name]).all()) for name, value in state.items())
+    assert network.training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in network.parameters())
+
+
+def test_level_zero_is_a_plain_evaluation_and_noise_hurts(make_curve: MakeCurve, network: Any, tmp_path: Path) -> None:
+    curve = make_curve()
+    rows = curve.run()
+    clean = first_rows(rows)
+    images = torch.stack([curve.data[i]["image"] for i in range(10)])
+    labels = torch.stack([curve.data[i]["label"] for i in range(10)])
+    with torch.no_grad():
+        pred = network.eval()(images)
+        np.testing.assert_allclose(clean["loss"], DiceCELoss()(pred, labels), rtol=1e-5)
+    metric = AverageDiceIndex(num_classes=3)
+    metric(pred, labels)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["levels"]["0"]["adi"]["value"] == pytest.approx(metric.aggregate().item())
+    losses = rows.groupby("noise_level")["loss"].mean()
+    assert losses.is_monotonic_increasing
+    assert losses[2.5] > losses[0.0] + 0.05
+
+
+def test_files_say_what_they_are_of(make_curve: MakeCurve, tmp_path: Path) -> None:
+    rows = make_curve(settings={"transforms": "plain"}).run()
+    folder = tmp_path / "run"
+    assert sorted(file.name for file in folder.iterdir()) == [
+        *("curve.png", "parts", "robustness.csv", "settings.json", "summary.json")
+    ]
+    pd.testing.assert_frame_equal(pd.read_csv(folder / "robustness.csv", dtype={"case": str}), rows)
+    text = (folder / "summary.json").read_text()
+    summary = json.loads(text)
+    level = summary["levels"]["2.5"]
+    assert (level["samples"], level["groups"]) == (10, 3)
+    assert level["noise_norm"] == pytest.approx(2.5, abs=1e-4)
+    assert level["adi"]["low"] <= level["adi"]["value"] <= level["adi"]["high"]
+    values = [summary["levels"][name]["tvdi"]["value"] for name in ("0", "1", "2.5")]
+    assert summary["levels"]["Avg"]["tvdi"]["value"] == pytest.approx(np.mean(values))
+    assert summary["attack"]["steps"] == 3
+    assert (summary["seed"], summary["settings"]) == (3, {"transforms": "plain"})
+    assert summary["seconds"] > 0
+    assert summary["versions"]["torch"] == torch.__version__
+    assert str(tmp_path) not in text
+    assert matplotlib.image.imread(folder / "curve.png").std() > 0.02
+
+
+def test_an_interrupted_run_goes_on_to_the_same_end(make_curve: MakeCurve, network: Any, tmp_path: Path) -> None:
+    whole = make_curve(output_dir=tmp_path / "whole").run()
+    full_cost = network.seen
+    network.fail_after(full_cost + full_cost // 2)
+    with pytest.raises(KeyboardInterrupt):
+        make_curve().run()
+    network.fail_after(None)
+    kept = list((tmp_path / "run" / "parts").rglob("*.csv"))
+    assert kept
+    assert not (tmp_path / "run" / "robustness.csv").exists()
+    before = network.seen
+    resumed = make_curve().run()
+    # Only what was not finished is computed: less than the whole, and the kept files are as they were.
+    assert 0 < network.seen - before < full_cost
+    assert {file: file.stat().st_mtime_ns for file in kept}.items() <= {
+        file: file.stat().st_mtime_ns for file in (tmp_path / "run" / "parts").rglob("*.csv")
+    }.items()
+    pd.testing.assert_frame_equal(resumed, whole, check_exact=True)
+    first, second = ((tmp_path / name / "robustness.csv").read_bytes() for name in ("whole", "run"))
+    assert first == second
+    before = network.seen
+    make_curve().run()
+    assert network.seen == before
+
+
+def test_neighbours_in_the_batch_do_not_matter(make_curve: MakeCurve, tmp_path: Path) -> None:
+    by_four = make_curve().run()
+    by_three = make_curve(batch_size=3, output_dir=tmp_path / "other").run()
+    pd.testing.assert_frame_equal(by_four, by_three, check_exact=False, rtol=1e-4, atol=1e-5)
+
+
+def test_levels_and_samples_can_be_added(make_curve: MakeCurve, network: Any, tmp_path: Path) -> None:
+    data = IndexedDataset(make_curve().data.dataset, seed=3)
+    part = make_curve(dataset=Subset(data, [8, 2, 5]), noise_levels=[1]).run()
+    assert part["sample_id"].tolist() == [2, 5, 8]
+    before = network.seen
+    again = make_curve(dataset=Subset(data, [8, 2, 5, 0]), noise_levels=[0, 1]).run()
+    assert again["sample_id"].tolist() == [0, 2, 5, 8] * 2
+    # Four clean forwards; one sample more at level 1: three gradients and the evaluation.
+    assert network.seen - before == 4 + 1 * (3 + 1)
+    whole = make_curve(output_dir=tmp_path / "whole", noise_levels=[1]).run()
+    expected = whole[whole["sample_id"].isin([2, 5, 8])].reset_index(drop=True)
+    pd.testing.assert_frame_equal(part, expected, rtol=1e-4, atol=1e-5)
+    assert len(make_curve(dataset=Subset(data, [0]), noise_levels=[1]).run()) == 1
+
+
+def test_samples_of_an_inner_subset_keep_their_source_ids(make_curve: MakeCurve) -> None:
+    source = make_curve().data.dataset
+    rows = make_curve(dataset=IndexedDataset(Subset(source, [7, 1]), seed=3), noise_levels=[1]).run()
+    assert rows["sample_id"].tolist() == [1, 7]
+    assert rows["case"].tolist() == ["001", "001"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"attack": ProjectedGradientDescent(steps=4, rel_step=0.5)}, "attack.steps was 3, is now 4"),
+        ({"loss": DiceCELoss(dice_over="present")}, "loss.dice_over was all, is now present"),
+        ({"settings": {"transforms": "other"}}, "settings.transforms was not there, is now other"),
+        ({"dataset": IndexedDataset([{"image": torch.zeros(1)}], seed=3)}, "data was"),
+    ],
+)
+def test_rows_made_otherwise_are_refused(make_curve: MakeCurve, change: dict[str, Any], message: str) -> None:
+    make_curve(noise_levels=[0]).run()
+    with pytest.raises(RuntimeError, match=f"{message}.*[Gg]ive another output_dir, or delete"):
+        make_curve(noise_levels=[0], **change).run()
+
+
+def test_rows_of_other_weights_are_refused(make_curve: MakeCurve, network: Any) -> None:
+    make_curve(noise_levels=[0]).run()
+    with torch.no_grad():
+        network[0].bias[0] += 1e-6
+    with pytest.raises(RuntimeError, match="network was"):
+        make_curve(noise_levels=[0]).run()
+
+
+def test_a_number_that_is_not_finite_names_its_sample(make_curve: MakeCurve, network: Any, tmp_path: Path) -> None:
+    class Broken(DiceCELoss):
+        def forward(self, pred: Any, target: Any) -> torch.Tensor:
+            return super().forward(pred, target).log()
+
+    with pytest.raises(RuntimeError, match=r"sample \d+ \(case 00\d\) gave a number that is not finite"):
+        make_curve(loss=Broken(weights={"ce": 0.0, "dice": 0.0})).run()
+    assert not list((tmp_path / "run").rglob("*.csv"))
+
+
+def test_an_undefined_metric_is_kept_as_such(make_curve: MakeCurve) -> None:
+    class Partial(DiceIndices):
+        def columns(self, pred: torch.Tensor, target: torch.Tensor) -> dict[str, torch.Tensor]:
+            absent = target.flatten(1).sum(dim=1) == 0
+            size = target.flatten(1).sum(dim=1).double().masked_fill(absent, torch.nan)
+            return {**super().columns(pred, target), "size": size}
+
+    rows = make_curve(metric=Partial(num_classes=3), noise_levels=[0]).run()
+    assert rows["size"].isna().tolist() == [i % 4 == 3 for i in range(10)]
+
+
+@pytest.mark.parametrize("levels", [[], [-1], [1, 1.0], [float("inf")], [float("nan")]])
+def test_impossible_noise_levels_are_refused(make_curve: MakeCurve, levels: list[float]) -> None:
+    with pytest.raises(ValueError, match="noise_levels must be different finite numbers"):
+        make_curve(noise_levels=levels)
+
+
+def test_loaders_that_will_not_do_are_refused(make_curve: MakeCurve) -> None:
+    with pytest.raises(TypeError, match="must be an IndexedDataset"):
+        make_curve(dataset=[{"image": torch.zeros(1)}])
+    with pytest.raises(ValueError, match="needs a batch_size"):
+        make_curve(data_loader=DataLoader(IndexedDataset([{"image": 0}]), batch_size=None))
+    crops = [[{**item, "crop": i} for i in range(2)] for item in make_curve().data.dataset]
+    loader = DataLoader(IndexedDataset(crops), batch_size=2, collate_fn=_flat)
+    with pytest.raises(ValueError, match="without num_samples crops"):
+        make_curve(data_loader=loader, noise_levels=[0]).run()
+
+
+def _flat(batch: list[list[dict[str, Any]]]) -> Any:
+    return torch.utils.data.default_collate([crop for item in batch for crop in item])
+
+
+@pytest.mark.parametrize(("keys", "message"), [({"group_key": "volume"}, "'volume'"), ({"extra_keys": ["z"]}, "'z'")])
+def test_missing_keys_are_named(make_curve: MakeCurve, keys: dict[str, Any], message: str) -> None:
+    with pytest.raises(KeyError, match=f"{message}.*its keys are"):
+        make_curve(**keys).run()
+
+
+def test_a_distributed_run_is_refused(make_curve: MakeCurve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="one process"):
+        make_curve().run()
+
+
+def test_progress_counts_the_batches_of_all_levels(make_curve: MakeCurve, capsys: pytest.CaptureFixture[str]) -> None:
+    make_curve(progress=True).run()
+    assert "9/9" in capsys.readouterr().err

@@ -1,0 +1,69 @@
+"""The curve's picture: what is drawn, and that nothing else is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import matplotlib.colors
+import matplotlib.image
+import numpy as np
+import pandas as pd
+import pytest
+
+from monai_amat.robustness import plot_curves
+from monai_amat.robustness.figure import PALETTE
+
+
+def table(arms: int = 3) -> pd.DataFrame:
+    records: list[tuple[Any, ...]] = []
+    for i in range(arms):
+        for level in (0.0, 2.0, 4.0, 8.0):
+            value = 0.9 * np.exp(-level / (2 + 2 * i))
+            for name, factor in (("adi", 1.0), ("tvdi", 0.9)):
+                records.append((f"arm {i}", level, name, factor * value, factor * value - 0.03, factor * value + 0.03))
+        records.append((f"arm {i}", "Avg", "adi", 0.5, 0.4, 0.6))
+    return pd.DataFrame(records, columns=["arm", "noise_level", "name", "value", "low", "high"])
+
+
+def pixels(image: np.ndarray, colour: str) -> int:
+    wanted = np.array(matplotlib.colors.to_rgb(colour))
+    return int((np.abs(image[..., :3] - wanted).max(axis=2) < 0.02).sum())
+
+
+def test_every_arm_is_a_line_of_its_own_colour(tmp_path: Path) -> None:
+    backend = matplotlib.get_backend(auto_select=False)
+    plot_curves(table(), tmp_path / "curve.png", ylabel="Average Dice index")
+    image = matplotlib.image.imread(tmp_path / "curve.png")
+    assert min(image.shape[:2]) > 400
+    for colour in PALETTE[:3]:
+        assert pixels(image, colour) > 500
+    assert pixels(image, PALETTE[3]) == 0
+    assert matplotlib.get_backend(auto_select=False) == backend
+
+
+def test_the_figure_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
+    plot_curves(table(), tmp_path / "adi.png")
+    plot_curves(table(), tmp_path / "tvdi.png", name="tvdi")
+    first, second = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("adi", "tvdi"))
+    assert first.shape == second.shape
+    assert (first != second).any()
+    with pytest.raises(ValueError, match="holds no 'mre'"):
+        plot_curves(table(), tmp_path / "mre.png", name="mre")
+    assert not (tmp_path / "mre.png").exists()
+
+
+def test_many_arms_get_a_wider_picture(tmp_path: Path) -> None:
+    plot_curves(table(9), tmp_path / "nine.png")
+    plot_curves(table(3), tmp_path / "three.png")
+    nine, three = (matplotlib.image.imread(tmp_path / f"{name}.png") for name in ("nine", "three"))
+    assert nine.shape[1] > three.shape[1]
+    for colour in PALETTE:
+        assert pixels(nine, colour) > 300
+
+
+def test_one_unnamed_arm_without_interval(tmp_path: Path) -> None:
+    alone = table(1).drop(columns="arm").assign(low=np.nan, high=np.nan)
+    plot_curves(alone, tmp_path / "curve.png")
+    assert pixels(matplotlib.image.imread(tmp_path / "curve.png"), PALETTE[0]) > 300

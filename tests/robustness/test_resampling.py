@@ -1,0 +1,131 @@
+"""The bootstrap against its own definition, and that its intervals cover what they should."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from monai_amat.metrics import DiceIndices
+from monai_amat.robustness import bootstrap, by_repetition, summarise
+from monai_amat.robustness.resampling import resampled_groups
+from monai_amat.robustness.summary import by_noise_level
+
+
+def frame_of(rows: int, groups: int, levels: int = 1, seed: int = 0) -> pd.DataFrame:
+    draw = np.random.default_rng(seed)
+    parts = []
+    for level in range(levels):
+        part = pd.DataFrame({f"{kind}_{c}": draw.integers(0, 9, rows) for c in (1, 2) for kind in ("tp", "fp", "fn")})
+        part.insert(0, "noise_level", float(level))
+        part.insert(1, "sample_id", range(rows))
+        part.insert(2, "case", [f"case_{i % groups}" for i in range(rows)])
+        parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_equals_drawing_groups_and_computing_anew() -> None:
+    frame, metric = frame_of(14, 5), DiceIndices(num_classes=3)
+    fast = bootstrap(frame, metric.summary, group="case", samples=60, seed=4, level=0.9)
+    cases = sorted(frame["case"].unique())
+    naive = []
+    for counts in resampled_groups(5, 60, seed=4):
+        drawn = [
+            frame[frame["case"] == case] for case, count in zip(cases, counts, strict=True) for _ in range(int(count))
+        ]
+        naive.append(metric.summary(pd.concat(drawn)))
+    assert set(fast) == set(naive[0])
+    for name, interval in fast.items():
+        values = [summary[name] for summary in naive]
+        assert interval.value == metric.summary(frame)[name]
+        assert (interval.low, interval.high) == pytest.approx(tuple(np.quantile(values, [0.05, 0.95])))
+        assert interval.low < interval.value < interval.high
+
+
+def test_repetition_gives_the_same_numbers() -> None:
+    frame, metric = frame_of(12, 4), DiceIndices(num_classes=3)
+    fast = bootstrap(frame, metric.summary, group="case", samples=40)
+    slow = bootstrap(frame, by_repetition(lambda rows: metric.summary(rows)), group="case", samples=40)
+    for name, interval in fast.items():
+        assert (interval.low, interval.high) == pytest.approx((slow[name].low, slow[name].high))
+
+
+def test_the_order_of_rows_does_not_matter_and_the_seed_does() -> None:
+    frame, metric = frame_of(30, 6), DiceIndices(num_classes=3)
+    one = bootstrap(frame, metric.summary, group="case", samples=50)["adi"]
+    other = bootstrap(frame.sample(frac=1, random_state=1), metric.summary, group="case", samples=50)["adi"]
+    assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
+    assert bootstrap(frame, metric.summary, group="case", samples=50, seed=1)["adi"].low != one.low
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    draw = np.random.default_rng(0)
+    mean = lambda frame, weights: {"mean": _weighted_mean(frame["x"].to_numpy(), weights)}  # noqa: E731
+    hits = 0
+    for _ in range(200):
+        # Rows of a group share its level: row by row the interval would be far too narrow.
+        x = np.repeat(draw.normal(size=40), 5) + 0.1 * draw.normal(size=200)
+        frame = pd.DataFrame({"x": x, "case": np.repeat(np.arange(40), 5), "row": range(200)})
+        interval = bootstrap(frame, mean, group="case", samples=200)["mean"]
+        by_row = bootstrap(frame, mean, group="row", samples=200)["mean"]
+        assert by_row.high - by_row.low < 0.8 * (interval.high - interval.low)
+        hits += interval.low <= 0 <= interval.high
+    assert 0.88 <= hits / 200 <= 0.99
+
+
+def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray:
+    shares = np.ones(len(values)) if weights is None else weights
+    return shares @ values / shares.sum(axis=-1)
+
+
+def test_many_resamples_are_split_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame, metric = frame_of(12, 4), DiceIndices(num_classes=3)
+    whole = bootstrap(frame, metric.summary, group="case", samples=25)
+    monkeypatch.setattr("monai_amat.robustness.resampling._WEIGHTS_AT_ONCE", 30)
+    assert bootstrap(frame, metric.summary, group="case", samples=25) == whole
+
+
+def test_undefined_resamples_are_left_out_and_one_group_has_no_interval() -> None:
+    frame = frame_of(6, 3)
+    only_first = frame["case"] == "case_0"
+    frame.loc[~only_first, ["tp_1", "fn_1", "tp_2", "fn_2"]] = 0
+    interval = bootstrap(frame, DiceIndices(num_classes=3).summary, group="case", samples=50)["adi"]
+    assert interval.low == pytest.approx(interval.value) == interval.high
+    single = bootstrap(frame[only_first], DiceIndices(num_classes=3).summary, group="case", samples=50)["adi"]
+    assert single.value == pytest.approx(interval.value)
+    assert math.isnan(single.low)
+    assert math.isnan(single.high)
+
+
+def test_fast_enough_for_a_study() -> None:
+    frame = frame_of(1200, 35, levels=6)
+    start = time.perf_counter()
+    table = summarise(frame, DiceIndices(num_classes=3))
+    assert time.perf_counter() - start < 5
+    assert len(table) == 7 * 7
+
+
+def test_the_average_sees_one_resample_at_all_levels() -> None:
+    level, metric = frame_of(12, 4), DiceIndices(num_classes=3)
+    frame = pd.concat([level.assign(noise_level=noise) for noise in (0.0, 1.0, 2.0)], ignore_index=True)
+    found = bootstrap(frame, by_noise_level(metric), group="case", samples=60)
+    # Three equal levels: their average varies as much as each does, which separate resamples would not show.
+    for noise in (0.0, 1.0, 2.0):
+        assert found["Avg", "adi"].low == pytest.approx(found[noise, "adi"].low)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        (4, {"group": "volume"}, "no column 'volume'"),
+        (0, {"group": "case"}, "at least one row"),
+        (4, {"group": "case", "samples": 0}, "samples >= 1"),
+        (4, {"group": "case", "level": 95}, "0 < level < 1"),
+    ],
+)
+def test_wrong_arguments_are_refused(rows: int, options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        bootstrap(frame_of(4, 2).head(rows), DiceIndices(num_classes=3).summary, **options)  # type: ignore[arg-type]
