@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from operator import index
+from typing import SupportsIndex
+
 import torch
 
 _MASK = (1 << 64) - 1
@@ -15,23 +18,27 @@ def _splitmix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def fold(seed: int, *parts: int) -> int:
+def fold(seed: SupportsIndex, *parts: SupportsIndex) -> int:
     """Mix integers into one seed; the same integers give the same seed on every machine, rank and worker.
 
     Args:
-        seed: the run's seed.
+        seed: the run's seed, an integer of any kind.
         parts: what the draw is for, in a fixed order, for example epoch, sample ID and visit.
 
     Returns:
         an integer in ``[0, 2**63)``, so that it fits an int64 tensor.
 
+    Raises:
+        TypeError: for what is no integer.
+
     Example:
         >>> fold(0, 1, 2) == fold(0, 1, 2), fold(0, 1, 2) == fold(0, 2, 1)
         (True, False)
     """
-    state = _splitmix64(seed & _MASK)
+    # As Python's own integers: those of numpy and torch overflow or wrap under the mask.
+    state = _splitmix64(index(seed) & _MASK)
     for part in parts:
-        state = _splitmix64(state ^ (part & _MASK))
+        state = _splitmix64(state ^ (index(part) & _MASK))
     return state >> 1
 
 

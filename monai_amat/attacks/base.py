@@ -1,0 +1,136 @@
+"""What an attack takes and gives: objective, evaluation, result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+__all__ = [
+    "Attack",
+    "AttackResult",
+    "Evaluation",
+    "Objective",
+    "as_evaluation",
+    "check_inputs",
+    "check_radius",
+    "round_range",
+]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an objective says of some rows of the batch at one point.
+
+    Args:
+        loss: ``(n,)``, what the attack raises; differentiable in the noisy input.
+        accepted: ``(n,)`` bool, whether the network still does well enough there; None where nobody asked.
+    """
+
+    loss: Tensor
+    accepted: Tensor | None = None
+
+
+Objective = Callable[[Tensor, Tensor], "Evaluation | Tensor"]
+"""``objective(noisy, rows)``: evaluate rows ``(n,)`` of the batch at ``noisy`` ``(n, *shape)``; a plain ``(n,)`` tensor
+is a loss without a verdict. Network, loss, targets and thresholds are bound inside; an attack knows none of them."""
+
+
+@dataclass(frozen=True)
+class AttackResult:
+    """What an attack returns; every tensor has the sample at dim 0.
+
+    Args:
+        noisy: same shape and type as the inputs, detached.
+        accepted: ``(B,)`` verdict at ``noisy``; None where the objective gave none.
+        all_accepted: ``(B,)`` whether every iterate was accepted, ``noisy`` included; None likewise.
+        steps: ``(B,)`` gradient evaluations spent.
+        stalled: ``(B,)`` steps at which the gradient was zero or not finite, so that the sample did not move.
+    """
+
+    noisy: Tensor
+    accepted: Tensor | None
+    all_accepted: Tensor | None
+    steps: Tensor
+    stalled: Tensor
+
+
+class Attack(Protocol):
+    """Anything that makes noisy inputs of a batch."""
+
+    def __call__(
+        self, objective: Objective, inputs: Tensor, radius: Tensor | float, *, seeds: Sequence[int] | None = None
+    ) -> AttackResult:
+        """Attack ``inputs`` ``(B, *shape)`` within ``radius`` (number or ``(B,)``, in the units of the inputs)."""
+
+
+def as_evaluation(value: Evaluation | Tensor, count: int) -> Evaluation:
+    """Check that an objective answered per sample.
+
+    Raises:
+        TypeError: when the verdict is not bool.
+        ValueError: when the loss or the verdict is not ``(count,)``.
+    """
+    evaluation = value if isinstance(value, Evaluation) else Evaluation(value)
+    if evaluation.loss.shape != (count,):
+        raise ValueError(
+            f"the objective must return one loss a sample, shape ({count},), but returned "
+            f"{tuple(evaluation.loss.shape)}; use a PerSampleLoss, or monai_amat.losses.PerSample around any other loss"
+        )
+    if evaluation.accepted is not None and evaluation.accepted.shape != (count,):
+        raise ValueError(f"the verdict must have shape ({count},), got {tuple(evaluation.accepted.shape)}")
+    if evaluation.accepted is not None and evaluation.accepted.dtype != torch.bool:
+        raise TypeError(f"the verdict must be bool, accepted or not, got {evaluation.accepted.dtype}")
+    return evaluation
+
+
+def check_inputs(inputs: Tensor, clip_range: tuple[float, float] | None) -> Tensor:
+    """The inputs as a plain detached tensor of at least single precision.
+
+    Raises:
+        TypeError: when they are not floating point.
+        ValueError: when one is not finite, or outside ``clip_range``.
+    """
+    if not inputs.is_floating_point():
+        raise TypeError(f"an attack needs floating-point inputs, got {inputs.dtype}; convert the image to float first")
+    plain = inputs.detach().as_subclass(torch.Tensor)
+    plain = plain.clone() if plain.is_inference() else plain
+    plain = plain if plain.dtype == torch.float64 else plain.float()
+    if not torch.isfinite(plain).all():
+        rows = torch.nonzero(~torch.isfinite(plain).reshape(len(plain), -1).all(dim=1)).flatten().tolist()
+        raise ValueError(f"inputs of samples {rows} of the batch hold NaN or infinite values; clean the images first")
+    if clip_range is not None and plain.numel():
+        low, high = plain.amin().item(), plain.amax().item()
+        if low < clip_range[0] or high > clip_range[1]:
+            raise ValueError(
+                f"inputs lie in [{low:g}, {high:g}], outside clip_range {clip_range}; "
+                "give the range of the images the network really sees, or clip_range=None"
+            )
+    return plain
+
+
+def round_range(clip_range: tuple[float, float] | None, dtype: torch.dtype) -> tuple[float, float] | None:
+    """The range as ``dtype`` holds it: 0.1 is no float32, and an image clipped to it is yet in range."""
+    if clip_range is None or not dtype.is_floating_point:
+        return clip_range
+    low, high = torch.tensor(clip_range, dtype=dtype, device="cpu").tolist()
+    return low, high
+
+
+def check_radius(radius: Tensor | float, inputs: Tensor) -> Tensor:
+    """The radius as ``(B,)`` on the inputs' device.
+
+    Raises:
+        ValueError: when it is negative, not finite or of another length.
+    """
+    given = torch.as_tensor(radius, dtype=inputs.dtype, device=inputs.device).detach()
+    if given.ndim > 1 or (given.ndim == 1 and given.shape[0] != inputs.shape[0]):
+        raise ValueError(f"radius must be a number or ({inputs.shape[0]},), got shape {tuple(given.shape)}")
+    values = given.expand(inputs.shape[0])
+    wrong = ~(torch.isfinite(values) & (values >= 0))
+    if wrong.any():
+        raise ValueError(f"radius must be finite and not negative, got {values[wrong].tolist()}")
+    return values

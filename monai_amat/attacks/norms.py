@@ -1,0 +1,138 @@
+"""Norms in which noise is measured: its size per sample, the steepest direction and the projection onto a ball."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from monai_amat.seeding import generator
+
+__all__ = ["L2", "Linf", "Norm", "get_norm", "per_sample"]
+
+
+def per_sample(values: Tensor, like: Tensor) -> Tensor:
+    """Reshape ``(B,)`` so that it broadcasts against ``like`` of shape ``(B, *shape)``."""
+    return values.reshape(-1, *(1,) * (like.ndim - 1))
+
+
+def _flat(values: Tensor) -> Tensor:
+    return values.reshape(values.shape[0], -1)
+
+
+def _scaled(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Each sample over its largest entry, ``(B, n)``; that entry, or 1 for zeros; the length of the quotient.
+
+    In float32 the squares of a saturated network's gradient (1e-25, say) vanish, and an attack that stops there would
+    only look weak; those of 1e25 overflow. ``sum`` adds pairwise: on the CPU ``torch.linalg.vector_norm`` is off by
+    5e-5 over the pixels of a cephalogram and by 1e-3 over the voxels of a volume, more than the radius allows.
+    """
+    flat = _flat(values)
+    largest = flat.abs().amax(dim=1, keepdim=True)
+    largest = torch.where(largest == 0, 1.0, largest)
+    scaled = flat / largest
+    return scaled, largest, scaled.square().sum(dim=1, keepdim=True).sqrt()
+
+
+class Norm(ABC):
+    """What an attack needs of a norm; every method works on each sample (dim 0) alone, in any number of dimensions."""
+
+    @abstractmethod
+    def size(self, noise: Tensor) -> Tensor:
+        """Norm of each sample's noise, ``(B,)``, in the units of the image."""
+
+    @abstractmethod
+    def direction(self, gradient: Tensor) -> Tensor:
+        """Steepest ascent direction of size one per sample; zero where the gradient is zero or not finite."""
+
+    @abstractmethod
+    def project(self, noise: Tensor, radius: Tensor) -> Tensor:
+        """The noise brought into the ball of ``radius`` ``(B,)`` around zero."""
+
+    def draw(self, like: Tensor, radius: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Uniform noise in the cube of half-width ``radius``, projected onto the ball (facts of the authors' code).
+
+        In image dimensions the cube lies almost wholly outside the L2 ball, so that this is a point on its sphere.
+        Each sample draws from its own seed: its noise depends neither on its neighbours nor on the device.
+        """
+        shape = like.shape[1:]
+        draws = [torch.rand(shape, generator=generator(seed), dtype=torch.float32, device="cpu") for seed in seeds]
+        cube = torch.stack(draws).to(like) * 2 - 1
+        return self.project(cube * per_sample(radius, like), radius)
+
+
+class L2(Norm):
+    """Euclidean norm, the paper's (section 3).
+
+    Example:
+        >>> L2().size(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+        tensor([5., 0.])
+    """
+
+    def size(self, noise: Tensor) -> Tensor:
+        """Root of the sum of squares over a sample."""
+        _, largest, length = _scaled(noise)
+        return (largest * length).flatten()
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The gradient over its own norm."""
+        scaled, largest, length = _scaled(gradient)
+        usable = torch.isfinite(largest)
+        return torch.where(usable, scaled / length.clamp_min(1.0), 0.0).reshape(gradient.shape)
+
+    def project(self, noise: Tensor, radius: Tensor) -> Tensor:
+        """Noise outside the ball is scaled back onto the sphere; noise inside stays as it is."""
+        _, largest, length = _scaled(noise)
+        factor = (radius[:, None] / largest / length.clamp_min(1.0)).clamp_max(1.0)
+        return noise * per_sample(factor, noise)
+
+    def __repr__(self) -> str:
+        return "L2"
+
+
+class Linf(Norm):
+    """Largest absolute change of any pixel.
+
+    Example:
+        >>> Linf().size(torch.tensor([[3.0, -4.0]]))
+        tensor([4.])
+    """
+
+    def size(self, noise: Tensor) -> Tensor:
+        """Largest absolute entry of a sample."""
+        return _flat(noise).abs().amax(dim=1)
+
+    def direction(self, gradient: Tensor) -> Tensor:
+        """The sign of the gradient."""
+        finite = torch.isfinite(_flat(gradient)).all(dim=1)
+        return torch.where(per_sample(finite, gradient), gradient.sign(), 0.0)
+
+    def project(self, noise: Tensor, radius: Tensor) -> Tensor:
+        """Every entry clipped to ``[-radius, radius]``."""
+        bound = per_sample(radius, noise)
+        return torch.minimum(torch.maximum(noise, -bound), bound)
+
+    def __repr__(self) -> str:
+        return "Linf"
+
+
+def get_norm(norm: float | str | Norm) -> Norm:
+    """The norm that ``2``, ``inf`` (or ``"inf"``, for JSON) or a :class:`Norm` of the user's own stands for.
+
+    Raises:
+        ValueError: for any other value.
+
+    Example:
+        >>> get_norm(2), get_norm("inf")
+        (L2, Linf)
+    """
+    if isinstance(norm, Norm):
+        return norm
+    if norm in (2, "2"):
+        return L2()
+    if norm in (math.inf, "inf"):
+        return Linf()
+    raise ValueError(f"norm must be 2, inf or a monai_amat.attacks.Norm, got {norm!r}")

@@ -1,0 +1,279 @@
+"""PGD: what it may not touch, what it counts and says of its result, what it refuses."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from monai_amat.attacks import Evaluation, Norm, ProjectedGradientDescent
+
+
+def ripple(noisy: Tensor, rows: Tensor) -> Tensor:
+    """A loss with hills and valleys in every pixel, of any shape; sample i alone decides loss i."""
+    shape = noisy.shape[1:]
+    place = torch.arange(shape.numel(), dtype=torch.float32).reshape(shape)
+    return (torch.sin(noisy.float() + place) + 0.1 * noisy.float().tanh()).flatten(1).sum(1)
+
+
+def classify(network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+    return lambda noisy, rows: F.cross_entropy(network(noisy), labels[rows], reduction="none")
+
+
+# What it may not touch
+
+
+def test_the_same_seeds_give_the_same_noise_and_no_global_state_moves(network: nn.Sequential) -> None:
+    labels, images = torch.tensor([0, 1, 2, 0]), torch.rand(4, 1, 8, 8)
+    network.train()
+    network[2].eval()
+    network[0].weight.requires_grad_(False)
+    modes = [module.training for module in network.modules()]
+    wanted = [parameter.requires_grad for parameter in network.parameters()]
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
+    attack, objective = ProjectedGradientDescent(steps=3), classify(network, labels)
+    first = attack(objective, images, 1.0, seeds=[1, 2, 3, 4]).noisy
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert np.array_equal(np.random.get_state()[1], states[1])  # type: ignore[index]
+    assert random.getstate() == states[2]
+    assert [module.training for module in network.modules()] == modes
+    assert [parameter.requires_grad for parameter in network.parameters()] == wanted
+    assert all(parameter.grad is None for parameter in network.parameters())
+    torch.manual_seed(99)
+    assert torch.equal(attack(objective, images, 1.0, seeds=[1, 2, 3, 4]).noisy, first)
+    other = attack(objective, images, 1.0, seeds=[1, 2, 3, 5]).noisy
+    assert torch.equal(other[:3], first[:3])
+    assert not torch.equal(other[3], first[3])
+
+
+def test_without_seeds_sample_i_draws_from_seed_i() -> None:
+    inputs = torch.zeros(3, 5)
+    attack = ProjectedGradientDescent(steps=0)
+    assert torch.equal(attack(ripple, inputs, 1.0).noisy, attack(ripple, inputs, 1.0, seeds=[0, 1, 2]).noisy)
+
+
+@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
+def test_works_where_the_caller_has_gradients_off(network: nn.Sequential, caller: Callable[[], Any]) -> None:
+    labels, images = torch.tensor([0, 1, 2, 0]), torch.rand(4, 1, 8, 8)
+    attack = ProjectedGradientDescent(steps=3, best_iterate=True)
+    expected = attack(classify(network, labels), images, 1.0)
+    with caller():
+        inside, radius = images + 0.0, torch.ones(4)  # made in the mode, as a loader's tensors may be
+        result = attack(classify(network, labels), inside, radius)
+        assert torch.is_grad_enabled() is False
+    assert torch.equal(result.noisy, expected.noisy)
+    assert not result.noisy.requires_grad
+    assert not result.noisy.is_inference()
+
+
+def test_inputs_that_ask_for_gradients_get_none() -> None:
+    inputs = torch.randn(2, 4, requires_grad=True)
+    result = ProjectedGradientDescent(steps=2)(ripple, inputs, 1.0)
+    assert inputs.grad is None
+    assert not result.noisy.requires_grad
+
+
+def test_an_objective_may_change_what_it_is_given_in_place() -> None:
+    """As a network does whose first layer is in place."""
+    inputs = torch.randn(3, 6)
+    kept = inputs.clone()
+    plain = ProjectedGradientDescent(steps=4)(lambda noisy, rows: (noisy - 1).square().sum(1), inputs, 1.0)
+    changing = ProjectedGradientDescent(steps=4)(lambda noisy, rows: noisy.sub_(1).square().sum(1), inputs, 1.0)
+    assert torch.equal(plain.noisy, changing.noisy)
+    assert torch.equal(inputs, kept)
+
+
+def test_metadata_stays_outside() -> None:
+    from monai.data import MetaTensor
+
+    result = ProjectedGradientDescent(steps=1)(ripple, MetaTensor(torch.zeros(2, 3)), 1.0)
+    assert type(result.noisy) is torch.Tensor
+
+
+# Books
+
+
+class Counted(torch.autograd.Function):
+    """The identity, counting backward passes."""
+
+    backwards = 0
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradient: Any) -> Any:
+        Counted.backwards += 1
+        return gradient[0]
+
+
+class Recorder:
+    """An objective that keeps what it was asked and counts forwards and backwards."""
+
+    def __init__(self, objective: Callable[[Tensor, Tensor], Tensor], limit: float | None = None) -> None:
+        self.objective, self.limit = objective, limit
+        self.points: list[Tensor] = []
+        self.losses: list[Tensor] = []
+        Counted.backwards = 0
+
+    def __call__(self, noisy: Tensor, rows: Tensor) -> Evaluation:
+        loss = Counted.apply(self.objective(noisy, rows))
+        self.points.append(noisy.detach().clone())
+        self.losses.append(loss.detach().clone())
+        return Evaluation(loss, None if self.limit is None else loss.detach() < self.limit)
+
+
+@pytest.mark.parametrize("half", [False, True], ids=["single", "half"])
+def test_evaluations_counted_are_those_made(half: bool) -> None:
+    recorder = Recorder(ripple)
+    attack = ProjectedGradientDescent(steps=7, amp=torch.float16 if half else None)
+    result = attack(recorder, torch.randn(3, 4), torch.tensor([1.0, 0.0, 2.0]))
+    assert result.steps.tolist() == [7, 7, 7]
+    assert len(recorder.points) == Counted.backwards == 7
+    assert all(len(point) == 3 for point in recorder.points)
+
+
+def test_no_room_for_noise_costs_nothing() -> None:
+    recorder = Recorder(ripple)
+    result = ProjectedGradientDescent()(recorder, torch.randn(3, 4), 0.0)
+    assert result.steps.tolist() == [0, 0, 0]
+    assert not recorder.points
+
+
+def test_verdicts_are_those_of_the_returned_point_and_of_the_whole_path() -> None:
+    torch.manual_seed(4)
+    inputs = torch.randn(6, 5)
+    for best in (False, True):
+        recorder = Recorder(ripple, limit=1.0)
+        attack = ProjectedGradientDescent(steps=5, rel_step=0.4, best_iterate=best)
+        result = attack(recorder, inputs, torch.tensor([0.1, 0.5, 1.0, 2.0, 4.0, 8.0]))
+        path = torch.stack(recorder.losses)
+        assert len(path) == (7 if best else 6)  # the last iterate is judged too, and the best again
+        assert result.accepted is not None
+        assert result.all_accepted is not None
+        assert torch.equal(result.accepted, ripple(result.noisy, torch.arange(6)) < 1.0)
+        assert torch.equal(result.all_accepted, (path < 1.0).all(0))
+        assert 0 < int(result.all_accepted.sum()) < 6
+    first, last = path[0] < 1.0, path[5] < 1.0
+    assert (first != last).any(), "the case must tell the path from its end"
+
+
+def test_without_verdicts_there_are_none() -> None:
+    result = ProjectedGradientDescent(steps=2)(ripple, torch.randn(2, 3), 1.0)
+    assert result.accepted is None
+    assert result.all_accepted is None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_best_iterate_is_the_best_of_all_that_were_seen(dtype: torch.dtype) -> None:
+    """Steps as long as the radius overshoot the hills of this loss, so that the last iterate is seldom the best."""
+    inputs = torch.randn(8, 5, dtype=dtype)
+
+    def steep(noisy: Tensor, rows: Tensor) -> Tensor:
+        return 1e6 + torch.sin(noisy * 9).sum(1)
+
+    recorder = Recorder(steep)
+    result = ProjectedGradientDescent(steps=9, rel_step=1.0, best_iterate=True)(recorder, inputs, 2.0)
+    losses, points = torch.stack(recorder.losses), torch.stack(recorder.points)
+    assert len(losses) == 10
+    best = losses.max(0)
+    assert torch.equal(steep(result.noisy, torch.arange(8)), best.values)
+    assert torch.equal(result.noisy, points[best.indices, torch.arange(8)])
+    assert (best.indices < 9).any(), "the case must tell the best from the last"
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
+    """The random start of both samples is NaN, all later iterates are not."""
+    calls = 0
+
+    def objective(noisy: Tensor, rows: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        # A straight-through gradient, so that the sample leaves its NaN.
+        return noisy.sum(1) + (math.nan if calls == 1 else 0.0)
+
+    attack = ProjectedGradientDescent(steps=40, best_iterate=True)
+    inputs = torch.zeros(2, 3)
+    result = attack(objective, inputs, 1.0)
+    torch.testing.assert_close(result.noisy.sum(1), torch.full((2,), 3**0.5), rtol=0.05, atol=0)
+
+
+# What is refused
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"steps": -1}, "steps must not be negative"),
+        ({"rel_step": 0.0}, "rel_step"),
+        ({"rel_step": -1.0}, "rel_step"),
+        ({"rel_step": math.nan}, "rel_step"),
+        ({"rel_step": math.inf}, "rel_step"),
+        ({"norm": 1}, "norm must be"),
+        ({"clip_range": (1.0, 0.0)}, "clip_range"),
+        ({"clip_range": (0.0, 0.0)}, "clip_range"),
+        ({"clip_range": (math.nan, 1.0)}, "clip_range"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        ProjectedGradientDescent(**settings)
+
+
+def test_settings_are_keyword_only_and_cannot_change() -> None:
+    with pytest.raises(TypeError):
+        ProjectedGradientDescent(2)  # type: ignore[call-arg]
+    with pytest.raises(AttributeError):
+        ProjectedGradientDescent().steps = 3  # type: ignore[misc]
+    assert isinstance(ProjectedGradientDescent(norm="inf").norm, Norm)
+    assert ProjectedGradientDescent(clip_range=[0, 1]).clip_range == (0.0, 1.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "radius", "error", "message"),
+    [
+        (torch.zeros(2, 3, dtype=torch.int64), 1.0, TypeError, "int64"),
+        (torch.tensor([[0.0], [math.nan], [math.inf]]), 1.0, ValueError, r"samples \[1, 2\]"),
+        (torch.tensor([[0.0], [1.1]]), 1.0, ValueError, r"\[0, 1.1\], outside clip_range"),
+        (torch.tensor([[-0.1], [1.0]]), 1.0, ValueError, "outside clip_range"),
+        (torch.zeros(2, 1), -1.0, ValueError, "not negative, got"),
+        (torch.zeros(2, 1), torch.tensor([1.0, math.nan]), ValueError, r"\[nan\]"),
+        (torch.zeros(2, 1), math.inf, ValueError, "finite"),
+        (torch.zeros(2, 1), torch.ones(3), ValueError, r"\(2,\), got shape \(3,\)"),
+        (torch.zeros(2, 1), torch.ones(2, 1), ValueError, r"got shape \(2, 1\)"),
+    ],
+    ids=str,
+)
+def test_bad_inputs_and_radii(inputs: Tensor, radius: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ProjectedGradientDescent(clip_range=(0.0, 1.0))(ripple, inputs, radius)
+
+
+def test_as_many_seeds_as_samples() -> None:
+    with pytest.raises(ValueError, match="2 samples need as many seeds, got 3"):
+        ProjectedGradientDescent()(ripple, torch.zeros(2, 3), 1.0, seeds=[1, 2, 3])
+
+
+@pytest.mark.parametrize(
+    ("objective", "error", "message"),
+    [
+        (lambda noisy, rows: noisy.sum(), ValueError, r"shape \(2,\), but returned \(\)"),
+        (lambda noisy, rows: noisy, ValueError, r"returned \(2, 3\)"),
+        (lambda noisy, rows: noisy.detach().sum(1), ValueError, "does not depend on the noisy input"),
+        (lambda noisy, rows: torch.ones(2, requires_grad=True) * 2, ValueError, "does not depend on the noisy input"),
+        (lambda noisy, rows: Evaluation(noisy.sum(1), torch.tensor(True)), ValueError, "verdict"),
+        (lambda noisy, rows: Evaluation(noisy.sum(1), torch.ones(2)), TypeError, "verdict.*bool.*float32"),
+    ],
+)
+def test_an_objective_must_answer_per_sample(objective: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        ProjectedGradientDescent(steps=1)(objective, torch.zeros(2, 3), 1.0)
