@@ -1,0 +1,25 @@
+"""The state of Algorithm 1: margins, the rules that change them, thresholds and acceptance."""
+
+from monai_amat.margins.acceptance import Absolute, Acceptance, Measurement, MetricAtLeast, Relative
+from monai_amat.margins.margins import SampleMargins
+from monai_amat.margins.rules import BoundaryRule, MarginRule, PaperRule, PathRule
+from monai_amat.margins.statistics import Huber, MeanStd, Statistic
+from monai_amat.margins.thresholds import RunningThresholds, Thresholds
+
+__all__ = [
+    "Absolute",
+    "Acceptance",
+    "BoundaryRule",
+    "Huber",
+    "MarginRule",
+    "MeanStd",
+    "Measurement",
+    "MetricAtLeast",
+    "PaperRule",
+    "PathRule",
+    "Relative",
+    "RunningThresholds",
+    "SampleMargins",
+    "Statistic",
+    "Thresholds",
+]

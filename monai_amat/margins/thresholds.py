@@ -1,0 +1,209 @@
+"""The thresholds ξ, one a judged loss term (sections 2.2 and 2.3): fitted and saved, or kept while training."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from monai_amat.files import write_text_whole
+from monai_amat.margins.statistics import MeanStd, Statistic
+
+__all__ = ["RunningThresholds", "Thresholds"]
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """ξ by term, with where it comes from.
+
+    Args:
+        values: ξ by term; finite.
+        provenance: statistic, number of samples, share of them below every ξ, checkpoint, data set, date …
+
+    Raises:
+        ValueError: when there is no term or a value is not finite.
+
+    Example:
+        >>> thresholds = Thresholds.fit({"total": torch.tensor([1.0, 2.0, 3.0])})
+        >>> thresholds.values["total"], round(thresholds.provenance["clean_accepted"], 3)
+        (2.0, 0.333)
+    """
+
+    values: dict[str, float]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("thresholds need at least one term")
+        wrong = {name: value for name, value in self.values.items() if not math.isfinite(value)}
+        if wrong:
+            raise ValueError(f"thresholds must be finite, got {wrong}; calibrate with a network that has been trained")
+
+    @property
+    def ready(self) -> bool:
+        """Always."""
+        return True
+
+    @classmethod
+    def fit(
+        cls,
+        losses: Mapping[str, Tensor],
+        statistic: Statistic | None = None,
+        provenance: Mapping[str, Any] | None = None,
+    ) -> Thresholds:
+        """ξ from the losses of a trained network on the clean training set (section 2.2).
+
+        Args:
+            losses: V by judged term, each ``(n,)``.
+            statistic: by default the mean, the paper's for segmentation.
+            provenance: what else to save with it.
+
+        Raises:
+            ValueError: for no samples or a loss that is not finite.
+
+        Warns:
+            UserWarning: when fewer than 30 % or more than 90 % of the clean samples themselves are below ξ.
+        """
+        statistic = MeanStd() if statistic is None else statistic
+        arrays = {name: values.detach().cpu().double().numpy() for name, values in losses.items()}
+        counts = {len(values) for values in arrays.values()}
+        if not counts or 0 in counts:
+            raise ValueError("thresholds need the losses of at least one clean sample")
+        if len(counts) > 1:
+            raise ValueError(f"terms have different numbers of samples: { {n: len(v) for n, v in arrays.items()} }")
+        for name, values in arrays.items():
+            if not np.isfinite(values).all():
+                bad = np.flatnonzero(~np.isfinite(values))[:5].tolist()
+                raise ValueError(f"clean loss '{name}' is not finite for samples {bad}: the network or data is damaged")
+        fitted = {name: statistic(values) for name, values in arrays.items()}
+        below = np.stack([arrays[name] < value for name, value in fitted.items()]).all(axis=0)
+        share = float(below.mean())
+        if not 0.3 <= share <= 0.9:
+            warnings.warn(
+                f"ξ accepts {share:.0%} of the clean samples themselves; outside 30–90 % margins hardly move, or only "
+                "grow. Look at the losses by kind of sample, or choose another statistic.",
+                stacklevel=2,
+            )
+        return cls(
+            fitted,
+            {
+                "statistic": repr(statistic),
+                "samples": counts.pop(),
+                "clean_accepted": share,
+                "mean": {name: float(values.mean()) for name, values in arrays.items()},
+                "std": {name: float(values.std()) for name, values in arrays.items()},
+                **(provenance or {}),
+            },
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Write JSON, whole or not at all."""
+        content = {"format": _FORMAT, "thresholds": self.values, "provenance": self.provenance}
+        write_text_whole(Path(path), json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Thresholds:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it is not such a file, or a value is not finite.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"no thresholds at {path}; fit them first with the bundle's calibrate.json and a trained checkpoint"
+            )
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content.get("format", _FORMAT) != _FORMAT:
+                raise ValueError(f"its format is {content['format']!r}, this version reads {_FORMAT}")
+            values = {str(name): float(value) for name, value in content["thresholds"].items()}
+            provenance = dict(content.get("provenance", {}))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{path} is not a thresholds file ({error}); fit it again with calibrate.json") from error
+        try:
+            return cls(values, provenance)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+
+class RunningThresholds:
+    """ξ kept from the clean losses that training computes anyway, so that nobody needs a trained network first.
+
+    Mean and variance follow the losses exponentially; ξ = mean + k·std. Margins wait until ``warmup`` steps have been
+    seen: early losses say nothing of what the network can do.
+
+    Args:
+        k: standard deviations above the mean.
+        momentum: weight of the past, in [0, 1); 0.99 forgets over about a hundred steps.
+        warmup: steps before :attr:`ready`.
+
+    Example:
+        >>> running = RunningThresholds(momentum=0.5, warmup=2)
+        >>> for loss in (4.0, 2.0):
+        ...     running.update({"total": torch.tensor([loss, loss])})
+        >>> running.ready, round(running.values["total"], 4)
+        (True, 2.6667)
+    """
+
+    def __init__(self, *, k: float = 0.0, momentum: float = 0.99, warmup: int = 500) -> None:
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        if warmup < 1:
+            raise ValueError(f"warmup must be at least one step, got {warmup}")
+        self.k = k
+        self.momentum = momentum
+        self.warmup = warmup
+        self.steps = 0
+        self._weight = 0.0
+        self._moments: dict[str, tuple[float, float]] = {}
+
+    @property
+    def ready(self) -> bool:
+        """Whether the warm-up is over."""
+        return self.steps >= self.warmup
+
+    @property
+    def values(self) -> dict[str, float]:
+        """ξ by term, corrected for the start from zero as Adam's moments are; empty before the first step."""
+        result = {}
+        for name, (first, second) in self._moments.items():
+            mean = first / self._weight
+            result[name] = mean + self.k * math.sqrt(max(second / self._weight - mean**2, 0.0))
+        return result
+
+    def update(self, losses: Mapping[str, Tensor]) -> None:
+        """Take in the clean losses of a step, by judged term, of all ranks; losses that are not finite are left out."""
+        finite = {name: values.detach().cpu().double() for name, values in losses.items()}
+        finite = {name: values[torch.isfinite(values)] for name, values in finite.items()}
+        if not finite or not all(len(values) for values in finite.values()):
+            return
+        self.steps += 1
+        self._weight = self.momentum * self._weight + (1 - self.momentum)
+        for name, values in finite.items():
+            first, second = self._moments.get(name, (0.0, 0.0))
+            self._moments[name] = (
+                self.momentum * first + (1 - self.momentum) * float(values.mean()),
+                self.momentum * second + (1 - self.momentum) * float(values.square().mean()),
+            )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain numbers."""
+        return {"steps": self.steps, "weight": self._weight, "moments": {n: list(m) for n, m in self._moments.items()}}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where the saved run stopped."""
+        self.steps = int(state["steps"])
+        self._weight = float(state["weight"])
+        self._moments = {str(name): (float(m[0]), float(m[1])) for name, m in state["moments"].items()}
