@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,9 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from monai_amat.engines import unwrap
 from monai_amat.files import whole_file
+from monai_amat.handlers.plain_state import plain_state
 
 __all__ = ["ResumeCheckpoint"]
 
@@ -23,10 +24,6 @@ logger = logging.getLogger(__name__)
 
 _FORMAT = 1
 _AUTOMATIC = ("network", "optimizer", "scaler")
-_PLAIN = (
-    *(type(None), bool, int, float, complex, str, bytes),
-    *(Tensor, nn.Parameter, torch.dtype, torch.device, torch.Size),
-)
 
 
 class ResumeCheckpoint:
@@ -163,14 +160,17 @@ class ResumeCheckpoint:
             dist.barrier()
 
     def _states(self, engine: Any) -> dict[str, Any]:
-        return {name: _plain(value.state_dict(), name) for name, value in self._all_objects(engine).items()}
+        return {name: plain_state(value.state_dict(), name) for name, value in self._all_objects(engine).items()}
 
     def _all_objects(self, engine: Any) -> dict[str, Any]:
         found = {name: getattr(engine, name, None) for name in _AUTOMATIC}
         if found["scaler"] is not None and not found["scaler"].is_enabled():
             found["scaler"] = None
         present = {name: value for name, value in found.items() if value is not None}
-        return {name: _unwrapped(value) for name, value in {**present, **self.objects}.items()}
+        return {
+            name: unwrap(value) if isinstance(value, nn.Module) else value
+            for name, value in {**present, **self.objects}.items()
+        }
 
     def _files(self) -> list[Path]:
         """The checkpoints in the folder, newest first."""
@@ -264,18 +264,6 @@ def _first_line(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
-def _unwrapped(value: Any) -> Any:
-    """A network without the wrappers that only change the names in its state_dict."""
-    while isinstance(value, nn.Module):
-        if isinstance(value, (nn.parallel.DistributedDataParallel, nn.DataParallel)):
-            value = value.module
-        elif hasattr(value, "_orig_mod"):  # torch.compile
-            value = value._orig_mod
-        else:
-            break
-    return value
-
-
 def _numbers(state: Any) -> dict[str, float]:
     """The trainer's best metric so far and its epoch, as Python numbers; a metric that is no number is left out."""
     found = {}
@@ -286,27 +274,6 @@ def _numbers(state: Any) -> dict[str, float]:
         if isinstance(value, (int, float)):
             found[name] = value
     return found
-
-
-def _plain(value: Any, where: str) -> Any:
-    """The value with numpy numbers made Python's, refused where ``torch.load(weights_only=True)`` would refuse it."""
-    kind = type(value)
-    if kind in _PLAIN:
-        return value
-    if isinstance(value, np.generic):
-        return value.item()
-    if kind in (list, tuple):
-        return kind(_plain(entry, f"{where}[{number}]") for number, entry in enumerate(value))
-    if kind in (dict, OrderedDict, Counter):
-        copy = kind({_plain(key, where): _plain(entry, f"{where}[{key!r}]") for key, entry in value.items()})
-        if kind is OrderedDict:
-            copy.__dict__.update(value.__dict__)  # a module's version numbers
-        return copy
-    raise TypeError(
-        f"the state to save holds a {kind.__module__}.{kind.__qualname__} at {where}. Checkpoints hold only tensors, "
-        "numbers, strings and plain containers of them, so that they load without running code: let the object's "
-        "state_dict return these."
-    )
 
 
 def _check_architecture(path: Path, name: str, module: nn.Module, state: Mapping[str, Any]) -> None:

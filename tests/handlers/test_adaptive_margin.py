@@ -183,7 +183,13 @@ def test_a_broken_epoch_leaves_nothing_behind() -> None:
     assert len(run.steps) == 1
     # The epoch is done again by another engine: the visit that was rejected before must not count now.
     engine = SupervisedTrainer(
-        "cpu", 1, [a_batch([0.0], [1])], run.prepare.network, run.engine.optimizer, run.prepare.loss, prepare_batch=run.prepare
+        "cpu",
+        1,
+        [a_batch([0.0], [1])],
+        run.prepare.network,
+        run.engine.optimizer,
+        run.prepare.loss,
+        prepare_batch=run.prepare,
     )
     run.handler.attach(engine)
     engine.run()
