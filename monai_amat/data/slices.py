@@ -27,6 +27,8 @@ def load_slices(
     n_splits: int = 5,
     limit: int | None = None,
     slice_step: int = 1,
+    num_classes: int | None = None,
+    channels: int | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Load one section of a Decathlon folder, checked, z-scored and cut into slices.
@@ -43,6 +45,8 @@ def load_slices(
         n_splits: number of folds; fewer for small data sets.
         limit: only the first so many cases of the section.
         slice_step: only every ``slice_step``-th slice, beginning with the first.
+        num_classes: classes, background included, that ``dataset.json`` must list; None takes any number.
+        channels: image channels that it must list; None takes any number.
         progress: show a progress bar.
 
     Returns:
@@ -72,6 +76,15 @@ def load_slices(
     if (limit is not None and limit < 1) or slice_step < 1:
         raise ValueError(f"limit and slice_step must be at least 1, found limit={limit}, slice_step={slice_step}.")
     data = Decathlon(root)
+    for what, wanted, found in (
+        ("classes (background included)", num_classes, data.num_classes),
+        ("image channels", channels, data.num_channels),
+    ):
+        if wanted not in (None, found):
+            raise ValueError(
+                f"{data.root / 'dataset.json'} lists {found} {what}, but {wanted} are expected here; "
+                "use the data set that the bundle was made for, or set its number"
+            )
     cases = _section(data, section, fold, n_splits)[:limit]
     slices: list[dict[str, Any]] = []
     tracked = get_track_meta()

@@ -179,3 +179,11 @@ def test_other_real_folders_fit_the_same_code(data_root: Path, folder: str, slic
     loaded = load_slices(data_root / folder, "all", limit=1, progress=False)
     assert len(loaded) == slices
     assert loaded[0]["image"].shape == (1, 256, 256)
+
+
+def test_another_number_of_classes_or_channels_than_expected(phantom_root: Path) -> None:
+    assert load_slices(phantom_root, "all", limit=1, num_classes=3, channels=1, progress=False)
+    with pytest.raises(ValueError, match=r"dataset.json lists 3 classes .* but 2 are expected"):
+        load_slices(phantom_root, "all", num_classes=2, progress=False)
+    with pytest.raises(ValueError, match=r"dataset.json lists 1 image channels, but 2 are expected"):
+        load_slices(phantom_root, "all", channels=2, progress=False)
