@@ -1,0 +1,125 @@
+"""``python -m monai_amat``: whole studies from the command line."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line and run it.
+
+    Args:
+        arguments: as from ``sys.argv[1:]``.
+
+    Returns:
+        the exit code: 0, or 1 after an error that the user can mend, which is printed without a traceback.
+    """
+    parser = _parser()
+    known, rest = parser.parse_known_args(arguments)
+    try:
+        values = _values(rest)
+    except ValueError as error:
+        parser.error(str(error))
+    # Here, because they load torch and MONAI: --help should not wait for that.
+    from monai_amat.data import write_phantom
+    from monai_amat.study import StepError, Study, quickstart, write_overlay
+
+    try:
+        if known.command == "quickstart":
+            quickstart(known.output_dir, dataset_dir=known.dataset_dir, bundle=known.bundle, values=values)
+        elif known.command == "compare":
+            Study(
+                known.bundle,
+                known.arms,
+                dataset_dir=known.dataset_dir,
+                output_dir=known.output_dir,
+                seeds=known.seeds,
+                overlays=known.overlays,
+                values=values,
+                say=lambda text: print(text, flush=True),
+            ).run()
+        elif values:
+            parser.error(f"{known.command} takes no {sorted(values)}")
+        elif known.command == "overlay":
+            write_overlay(
+                known.kind,
+                known.config_file,
+                known.output,
+                epsilon=known.epsilon,
+                steps=known.steps,
+                noise_levels=known.noise_levels,
+                num_classes=known.num_classes,
+                trainer=known.trainer,
+                evaluator=known.evaluator,
+            )
+            print(f"{known.output}: give it last in --config_file")
+        else:
+            print(write_phantom(known.root, volumes=known.volumes, channels=known.channels, seed=known.seed))
+    except (StepError, FileNotFoundError, FileExistsError, ValueError, RuntimeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m monai_amat", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    more = "further --id value pairs are set in every bundle run, for example --max_epochs 5"
+
+    quick = commands.add_parser("quickstart", help="three arms at a small scale, in minutes", epilog=more)
+    quick.add_argument("--output_dir", default="runs/quickstart", help="where results go (%(default)s)")
+    quick.add_argument("--dataset_dir", help="Decathlon folder; the built-in phantom by default")
+    quick.add_argument("--bundle", help="bundle folder; bundles/hippocampus_amat of the repository by default")
+
+    compare = commands.add_parser("compare", help="a whole study: train, calibrate, attack, compare", epilog=more)
+    compare.add_argument("--bundle", required=True, help="bundle folder")
+    compare.add_argument("--arms", nargs="+", required=True, help="std, sat:ε, amat, overlay:key=value …")
+    compare.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of training (0)")
+    compare.add_argument("--overlays", nargs="*", default=[], help="config files over all others, for example small")
+    compare.add_argument("--dataset_dir", required=True, help="data set folder")
+    compare.add_argument("--output_dir", required=True, help="where results go; a run that stopped goes on from there")
+
+    overlay = commands.add_parser("overlay", help="make any MONAI bundle adversarial, or attack it")
+    overlay.add_argument("kind", choices=("sat", "amat", "robustness"))
+    overlay.add_argument("--config_file", nargs="+", required=True, help="the bundle's configuration, in order")
+    overlay.add_argument("--output", required=True, help="JSON file to write")
+    overlay.add_argument("--epsilon", type=float, default=5.0, help="ε of SAT, Δ of AMAT (%(default)s)")
+    overlay.add_argument("--steps", type=int, default=20, help="attack steps (%(default)s)")
+    overlay.add_argument("--noise_levels", nargs="+", type=float, default=[0.0, 1.0, 2.0, 5.0], help="of the curve")
+    overlay.add_argument("--num_classes", type=int, help="output channels of the network, for robustness")
+    overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (%(default)s)")
+    overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (%(default)s)")
+
+    phantom = commands.add_parser("phantom", help="write the built-in data set")
+    phantom.add_argument("root", help="folder to make")
+    phantom.add_argument("--volumes", type=int, default=25)
+    phantom.add_argument("--channels", type=int, default=1)
+    phantom.add_argument("--seed", type=int, default=0)
+    for command in (quick, compare, overlay, phantom):
+        command.allow_abbrev = False
+    return parser
+
+
+def _values(rest: Sequence[str]) -> dict[str, str]:
+    """``--id value`` pairs that the bundle is to have."""
+    values: dict[str, str] = {}
+    words = list(rest)
+    while words:
+        key = words.pop(0)
+        if not key.startswith("--") or len(key) < 3:
+            raise ValueError(f"cannot read {key!r}: config values are set by --id value")
+        name, equals, value = key[2:].partition("=")
+        if not equals:
+            if not words:
+                raise ValueError(f"--{name} needs a value")
+            value = words.pop(0)
+        values[name] = value
+    return values
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,9 @@
+"""Whole studies from one command: arms, resumable steps, the comparison, the quickstart."""
+
+from monai_amat.study.arms import Arm, Bundle
+from monai_amat.study.compare import Study
+from monai_amat.study.overlay import write_overlay
+from monai_amat.study.quickstart import quickstart
+from monai_amat.study.steps import Step, StepError
+
+__all__ = ["Arm", "Bundle", "Step", "StepError", "Study", "quickstart", "write_overlay"]

@@ -1,0 +1,113 @@
+"""The arms of a study, written as ``std``, ``sat:5``, ``amat`` …: which config files of a bundle, with which values."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Arm", "Bundle"]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle's folder.
+
+    Raises:
+        FileNotFoundError: when it has no ``configs/train.json``.
+    """
+
+    root: Path
+
+    def __post_init__(self) -> None:
+        if not self.config("train").is_file():
+            raise FileNotFoundError(f"{self.root} is no bundle: it has no configs/train.json")
+
+    def config(self, name: str) -> Path:
+        """Path of a config file by name."""
+        return self.root / "configs" / f"{name}.json"
+
+    def overlays(self, name: str) -> tuple[str, ...]:
+        """The config files that an overlay consists of: those it lies on, by its ``overlay_of``, and itself.
+
+        Raises:
+            ValueError: when there is no such file.
+        """
+        file = self.config(name)
+        if not file.is_file():
+            known = sorted(path.stem for path in file.parent.glob("*.json"))
+            raise ValueError(f"{self.root} has no configs/{name}.json; there are {', '.join(known)}")
+        below = json.loads(file.read_text(encoding="utf-8")).get("overlay_of")
+        return (*(self.overlays(below) if below else ()), name)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way of training.
+
+    Args:
+        spec: as written on the command line.
+        overlays: config files laid over ``train.json``, in order.
+        values: values set in them.
+    """
+
+    spec: str
+    overlays: tuple[str, ...]
+    values: tuple[tuple[str, str], ...]
+
+    @classmethod
+    def parse(cls, spec: str, bundle: Bundle) -> Arm:
+        """Read ``overlay[+overlay…][:ε]`` or ``overlay[+overlay…][:key=value,key=value…]``; ``std`` has no overlay.
+
+        A bare number sets ``epsilon``.
+
+        Raises:
+            ValueError: for an overlay that the bundle has not got, or values that cannot be read.
+
+        Example:
+            >>> import tempfile
+            >>> root = Path(tempfile.mkdtemp())
+            >>> (root / "configs").mkdir()
+            >>> for name, text in (("train", "{}"), ("sat", "{}"), ("amat", "{}"), ("wild", '{"overlay_of": "amat"}')):
+            ...     _ = (root / "configs" / f"{name}.json").write_text(text)
+            >>> Arm.parse("sat:5", Bundle(root)).values, Arm.parse("wild", Bundle(root)).overlays
+            ((('epsilon', '5'),), ('amat', 'wild'))
+        """
+        names, _, tail = spec.partition(":")
+        overlays: list[str] = []
+        for name in [] if names == "std" else names.split("+"):
+            overlays += [part for part in bundle.overlays(name) if part not in overlays]
+        values = []
+        for part in filter(None, tail.split(",")):
+            key, equals, value = part.partition("=")
+            if equals:
+                values.append((key, value))
+            elif re.fullmatch(r"[0-9.]+", part):
+                values.append(("epsilon", part))
+            else:
+                raise ValueError(f"arm {spec!r}: {part!r} is neither a number (ε) nor key=value")
+        return cls(spec, tuple(overlays), tuple(values))
+
+    @property
+    def label(self) -> str:
+        """What tables and legends call it.
+
+        Example:
+            >>> Arm("sat:5", ("sat",), ()).label, Arm("amat_boundary", ("amat", "amat_boundary"), ()).label
+            ('SAT 5', 'AMAT boundary')
+        """
+        names, _, tail = self.spec.partition(":")
+        words = names.replace("_", " ").split(" ")
+        words[0] = words[0].upper()
+        return " ".join([*words, *([tail] if tail else [])])
+
+    @property
+    def folder(self) -> str:
+        """Its folder's name."""
+        return re.sub(r"[^A-Za-z0-9.+=-]+", "_", self.spec)
+
+    def needs_thresholds(self, bundle: Bundle) -> bool:
+        """Whether training reads a thresholds file."""
+        texts = (bundle.config(name).read_text(encoding="utf-8") for name in self.overlays)
+        return any("thresholds_file" in json.loads(text) for text in texts)
