@@ -8,6 +8,7 @@ from monai_amat.data.sampler import SeededSampler
 from monai_amat.data.sampling_weights import oversampled_weights
 from monai_amat.data.selection import balanced_subset, list_volumes
 from monai_amat.data.slices import load_slices
+from monai_amat.data.volume import check_volume
 
 __all__ = [
     "Case",
@@ -18,6 +19,7 @@ __all__ = [
     "balanced_subset",
     "check_case",
     "check_fit",
+    "check_volume",
     "list_volumes",
     "load_slices",
     "oversampled_weights",

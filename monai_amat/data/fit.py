@@ -32,7 +32,7 @@ def check_fit(slices: list[dict[str, Any]], size: Sequence[int]) -> list[dict[st
     """
     for item in slices:
         label = item["label"][0]
-        starts = [max(0, (have - want) // 2) for have, want in zip(label.shape, size, strict=True)]
+        starts = [max(0, have // 2 - want // 2) for have, want in zip(label.shape, size, strict=True)]  # MONAI's centre
         centre = label[tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))]
         if int((centre > 0).sum()) != int((label > 0).sum()):
             largest = [max(other["label"].shape[axis] for other in slices) for axis in (1, 2)]

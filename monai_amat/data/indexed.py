@@ -120,6 +120,11 @@ class IndexedDataset(Dataset[Any]):
         """ID of the sample at each position, ``(len,)`` int64, without loading any."""
         return torch.arange(len(self)) if self._ids is None else self._ids
 
+    @property
+    def epoch(self) -> int:
+        """The epoch that draws are made for."""
+        return int(self._epoch)
+
     def set_epoch(self, epoch: int) -> None:
         """Draw what follows for this epoch, in this process and in loader workers that are already running."""
         self._epoch.fill_(epoch)

@@ -12,18 +12,17 @@ __all__ = ["oversampled_weights"]
 
 
 def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.33) -> list[float]:
-    """Probability with which nnU-Net would draw each slice.
+    """Probability with which nnU-Net (version 1, the paper's) would draw each slice.
 
     With probability ``1 - fraction``: a case, then one of its slices, both uniformly. With probability ``fraction``:
-    a case uniformly, one of its foreground classes uniformly, then the slice of a random voxel of that class, so in
-    proportion to the voxels ``n`` that slice ``s`` holds of it::
+    a case, one of its foreground classes, then one of the ``n(k)`` slices of the case that hold this class ``k``, all
+    three uniformly::
 
         w(s) = (1 - fraction) / (cases * slices of the case)
-             + fraction / cases * mean over the case's classes k of n(s, k) / n(case, k)
+             + fraction / cases * mean over the case's classes k of [s holds k] / n(k)
 
-    A case without foreground is drawn uniformly in both. (The random voxel is nnU-Net version 2's; version 1 draws
-    uniformly among the slices that hold the class.) nnU-Net fixes the forced share of each batch; as weights the share
-    holds in expectation, and a slice's weight does not depend on the batch it falls into.
+    A case without foreground is drawn uniformly in both. nnU-Net fixes the forced share of each batch; as weights the
+    share holds in expectation, and a slice's weight does not depend on the batch it falls into.
 
     Args:
         items: slices as :func:`~monai_amat.data.slices.load_slices` returns them: ``case`` and ``label`` are read.
@@ -38,8 +37,8 @@ def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.
     Example:
         >>> import torch
         >>> labels = [torch.tensor([[[0, 0]]]), torch.tensor([[[0, 1]]]), torch.tensor([[[1, 1]]])]
-        >>> oversampled_weights([{"case": "a", "label": label} for label in labels], fraction=0.6)  # 0.4/3, +0.2, +0.4
-        [0.1333..., 0.3333..., 0.5333...]
+        >>> oversampled_weights([{"case": "a", "label": label} for label in labels], fraction=0.6)  # 0.4/3, +0.3, +0.3
+        [0.1333..., 0.4333..., 0.4333...]
     """
     if not items:
         raise ValueError("there are no slices to weigh: expected at least one item.")
@@ -51,16 +50,16 @@ def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.
     weights = np.empty(len(items))
     for of_case in rows.values():
         uniform = np.full(len(of_case), 1 / len(of_case))
-        voxels = _voxels([np.asarray(items[index]["label"]) for index in of_case])
-        forced = (voxels / voxels.sum(axis=0)).mean(axis=1) if voxels.size else uniform
+        holds = _classes([np.asarray(items[index]["label"]) for index in of_case])
+        forced = (holds / holds.sum(axis=0)).mean(axis=1) if holds.size else uniform
         weights[of_case] = ((1 - fraction) * uniform + fraction * forced) / len(rows)
     return weights.tolist()
 
 
-def _voxels(labels: list[np.ndarray]) -> np.ndarray:
-    """Voxels of each foreground class that occurs in the case, ``(slices, classes)``."""
-    counts = [np.bincount(label.astype(np.int64).ravel())[1:] for label in labels]
-    table = np.zeros((len(labels), max(map(len, counts))))
-    for row, count in zip(table, counts, strict=True):
-        row[: len(count)] = count
+def _classes(labels: list[np.ndarray]) -> np.ndarray:
+    """Whether each slice holds each foreground class of the case, ``(slices, classes)`` bool."""
+    present = [np.bincount(label.astype(np.int64).ravel())[1:] > 0 for label in labels]
+    table = np.zeros((len(labels), max(map(len, present))), dtype=bool)
+    for row, found in zip(table, present, strict=True):
+        row[: len(found)] = found
     return table[:, table.any(axis=0)]

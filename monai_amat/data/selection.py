@@ -49,7 +49,7 @@ def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: in
 
 
 def list_volumes(folder: str | Path) -> list[str]:
-    """The NIfTI files of a folder, sorted by name.
+    """The NIfTI files of a folder, sorted by name; hidden ones, as the Decathlon's archives hold, are left out.
 
     Raises:
         FileNotFoundError: when the folder does not exist or holds none.
@@ -57,7 +57,7 @@ def list_volumes(folder: str | Path) -> list[str]:
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(f"no folder {folder}; give the folder of NIfTI volumes to segment as --dataset_dir")
-    files = sorted(str(path) for ending in ("*.nii", "*.nii.gz") for path in folder.glob(ending))
+    files = sorted(str(path) for ending in ("[!.]*.nii", "[!.]*.nii.gz") for path in folder.glob(ending))
     if not files:
         raise FileNotFoundError(f"{folder} holds no .nii or .nii.gz file")
     return files
