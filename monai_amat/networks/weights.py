@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -45,8 +44,15 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
         raise FileNotFoundError(f"no checkpoint at {path}; train the network first, or give the path of its weights")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        raise ValueError(f"{path} is not a checkpoint that loads with weights_only=True: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        # Torch's own text is long, and advises to load without that precaution.
+        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [""]
+        raise ValueError(
+            f"{path} is not a checkpoint that loads with weights_only=True "
+            f"({type(error).__name__}: {reason[0].partition('. ')[0]})"
+        ) from error
     state = _weights(content)
     if state is None:
         raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'model'")
