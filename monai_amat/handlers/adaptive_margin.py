@@ -93,6 +93,10 @@ class AdaptiveMarginHandler:
                 f"{type(prepare_batch.attack).__name__} returns points that are accepted by construction; "
                 f"{type(rule).__name__} would only ever grow margins: use BoundaryRule"
             )
+        if running is None and not prepare_batch.acceptance.ready:
+            raise ValueError(
+                "the acceptance waits for running thresholds that nobody keeps: give them here too, running=…"
+            )
         self.prepare_batch = prepare_batch
         self.margins: SampleMargins = prepare_batch.radius
         self.acceptance = prepare_batch.acceptance

@@ -42,6 +42,7 @@ class AdversarialOutputHandler:
         self.prepare_batch = prepare_batch
         self.clean: Measurement | None = None
         self.noisy: Measurement | None = None
+        self._epoch_told = False
 
     def attach(self, engine: Any) -> None:
         """Attach to a ``SupervisedTrainer`` whose ``prepare_batch`` is the one given.
@@ -67,8 +68,19 @@ class AdversarialOutputHandler:
                 stacklevel=2,
             )
 
+    def _check_epoch(self, engine: Any) -> None:
+        epoch = getattr(getattr(engine.data_loader, "dataset", None), "epoch", None)
+        if epoch is not None and epoch != engine.state.epoch and engine.state.epoch > 1 and not self._epoch_told:
+            self._epoch_told = True
+            warnings.warn(
+                f"the data set draws for epoch {epoch} in epoch {engine.state.epoch}: augmentation and random starts "
+                "repeat themselves; add monai_amat.handlers.EpochSeedHandler to the trainer",
+                stacklevel=2,
+            )
+
     def __call__(self, engine: Any) -> None:
         """Measure both halves and split the outputs."""
+        self._check_epoch(engine)
         last = self.prepare_batch.last
         assert last is not None, "LOSS_COMPLETED before prepare_batch was called"
         output = engine.state.output

@@ -51,6 +51,9 @@ class ResumeCheckpoint:
         name: how file names begin.
         fingerprint: names the data set (:attr:`~monai_amat.data.indexed.IndexedDataset.fingerprint`); a file made on
             another one is refused.
+        settings: what else the outcome depends on, as plain numbers, strings and containers of them: loss, attack,
+            thresholds, seed, number of epochs. A file made under other settings is refused, so that two runs that share
+            a folder by mistake do not pass for one.
 
     Attributes:
         resumed_from: the file that the run started from; None if it started afresh.
@@ -89,6 +92,7 @@ class ResumeCheckpoint:
         keep: int = 2,
         name: str = "resume",
         fingerprint: str | None = None,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         if every < 1 or keep < 1:
             raise ValueError(f"every and keep must be at least 1, got every={every} and keep={keep}.")
@@ -98,6 +102,7 @@ class ResumeCheckpoint:
         self.keep = keep
         self.name = name
         self.fingerprint = fingerprint
+        self.settings: dict[str, Any] = plain_state(dict(settings or {}), "settings")
         self.resumed_from: Path | None = None
         for key, value in self.objects.items():
             if key in _AUTOMATIC:
@@ -148,6 +153,7 @@ class ResumeCheckpoint:
             "epoch": epoch,
             "epoch_length": engine.state.epoch_length,
             "fingerprint": self.fingerprint,
+            "settings": self.settings,
             "objects": self._states(engine),  # on every rank: a state may need all of them
             "engine": _numbers(engine.state),
         }
@@ -242,6 +248,17 @@ class ResumeCheckpoint:
             raise RuntimeError(
                 f"{path} was made on another data set (fingerprint {payload['fingerprint']}, here {self.fingerprint}): "
                 "use the same data list, or another save_dir."
+            )
+        before = payload["settings"]
+        changed = [
+            f"{key}: {before.get(key, 'absent')} there, {self.settings.get(key, 'absent')} here"
+            for key in sorted({**before, **self.settings})
+            if before.get(key) != self.settings.get(key)
+        ]
+        if changed:
+            raise RuntimeError(
+                f"{path} was made under other settings ({'; '.join(changed)}): go on with the same, or use another "
+                "save_dir."
             )
         missing, unexpected = expected - set(payload["objects"]), set(payload["objects"]) - expected
         if missing or unexpected:

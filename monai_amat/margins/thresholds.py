@@ -112,12 +112,16 @@ class Thresholds:
         write_text_whole(Path(path), json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
-    def load(cls, path: str | Path) -> Thresholds:
+    def load(cls, path: str | Path, expected: Mapping[str, Any] | None = None) -> Thresholds:
         """Read what :meth:`save` wrote.
+
+        Args:
+            path: the file.
+            expected: entries of the provenance, such as loss and data set, that must be these where the file has them.
 
         Raises:
             FileNotFoundError: when there is no such file.
-            ValueError: when it is not such a file, or a value is not finite.
+            ValueError: when it is not such a file, a value is not finite, or it was fitted on something else.
         """
         path = Path(path)
         if not path.is_file():
@@ -132,6 +136,12 @@ class Thresholds:
             provenance = dict(content.get("provenance", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a thresholds file ({error}); fit it again with calibrate.json") from error
+        for name, wanted in (expected or {}).items():
+            if name in provenance and provenance[name] != wanted:
+                raise ValueError(
+                    f"{path} was fitted with another {name}: {provenance[name]}, here {wanted}; fit it again with "
+                    "calibrate.json and the settings that are trained"
+                )
         try:
             return cls(values, provenance)
         except ValueError as error:

@@ -361,3 +361,10 @@ def test_batches_without_ids_are_refused() -> None:
     del batch["sample_id"]
     with pytest.raises(KeyError, match="no 'sample_id'"):
         Run([batch], PaperRule(step=DELTA)).run()
+
+
+def test_running_thresholds_that_nobody_keeps_are_refused() -> None:
+    """Margins would wait for ever."""
+    acceptance = Absolute(RunningThresholds(warmup=1))
+    with pytest.raises(ValueError, match="running thresholds that nobody keeps"):
+        Run([a_batch([0.0])], PaperRule(step=DELTA), acceptance=acceptance)

@@ -1,16 +1,19 @@
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from monai.data import MetaTensor, list_data_collate
+from monai.data import DataLoader, MetaTensor, list_data_collate
 from monai.engines import SupervisedTrainer
 from monai.engines.utils import IterationEvents, PrepareBatch
 from torch import Tensor, nn
 
 from monai_amat.attacks import ProjectedGradientDescent
+from monai_amat.data import IndexedDataset
 from monai_amat.engines import PrepareBatchAdversarial
+from monai_amat.handlers import EpochSeedHandler
 from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, AdversarialOutputHandler
 from monai_amat.losses import DiceCELoss, PerSampleLoss
 from monai_amat.margins import Absolute
@@ -219,3 +222,26 @@ def test_outputs_are_split_only_once() -> None:
 def test_another_loss_in_the_trainer_is_pointed_out() -> None:
     with pytest.warns(UserWarning, match="noise is made and judged by another loss object"):
         run(Heads(nn.InstanceNorm2d(4)), a_batch(), trainer_loss=DiceCELoss())
+
+
+def test_a_data_set_stuck_in_its_epoch_is_pointed_out_once() -> None:
+    items = [{"image": torch.randn(1, 8, 8), "label": torch.ones(1, 8, 8)} for _ in range(4)]
+    for handlers, told in (([], 1), ([EpochSeedHandler()], 0)):
+        network = Heads(nn.InstanceNorm2d(4))
+        prepare = PrepareBatchAdversarial(
+            network=network, loss=LOSS, attack=ProjectedGradientDescent(steps=1), radius=1.0
+        )
+        trainer = SupervisedTrainer(
+            "cpu",
+            3,
+            DataLoader(IndexedDataset(items), batch_size=2),
+            network,
+            torch.optim.SGD(network.parameters(), 0.0),
+            LOSS,
+            prepare_batch=prepare,
+            train_handlers=[*handlers, AdversarialOutputHandler(prepare)],
+        )
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            trainer.run()
+        assert sum("EpochSeedHandler" in str(warning.message) for warning in caught) == told

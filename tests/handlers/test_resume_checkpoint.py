@@ -485,3 +485,14 @@ def test_other_ranks_wait_and_write_nothing(tmp_path: Path, monkeypatch: pytest.
     Run(tmp_path, epochs=2, batch=1).run()
     assert waited == [True, True]
     assert names(tmp_path) == []
+
+
+def test_a_run_under_other_settings_is_refused(tmp_path: Path) -> None:
+    """Two arms that share a folder by mistake have the same objects, data and epoch length."""
+    Run(tmp_path, epochs=1, settings={"settings": {"arm": "sat", "epsilon": 5.0}}).engine.run()
+    other = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 10.0}})
+    with pytest.raises(RuntimeError, match=r"other settings \(epsilon: 5\.0 there, 10\.0 here\)"):
+        other.engine.run()
+    same = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 5.0}})
+    same.engine.run()
+    assert same.checkpoint.resumed_from is not None

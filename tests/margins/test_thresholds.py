@@ -265,3 +265,11 @@ def test_a_resumed_run_has_the_same_thresholds_to_the_last_bit() -> None:
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RunningThresholds(**settings)
+
+
+def test_thresholds_of_another_loss_are_refused(tmp_path: Path) -> None:
+    file = tmp_path / "thresholds.json"
+    Thresholds({"total": 0.5}, {"loss": {"dice_over": "all"}}).save(file)
+    assert Thresholds.load(file, {"loss": {"dice_over": "all"}, "data": "unknown to the file"}).values["total"] == 0.5
+    with pytest.raises(ValueError, match=r"thresholds\.json was fitted with another loss: .*all.*, here .*present"):
+        Thresholds.load(file, {"loss": {"dice_over": "present"}})
