@@ -1,0 +1,142 @@
+"""The hippocampus bundle at a size for tests: a tiny phantom, small settings, runs in this process or in their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import fire
+import monai.bundle
+import pytest
+from monai.bundle import ConfigParser, ConfigWorkflow
+from monai.data import set_track_meta
+from monai.utils import set_determinism
+
+from monai_amat.data import write_phantom
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+# Two poolings more than patches of this size need, so that there is deep supervision as at full size.
+SMALL: dict[str, Any] = {
+    "patch_size": [32, 32],
+    "base_features": 4,
+    "batch_size": 4,
+    "max_epochs": 2,
+    "iterations_per_epoch": 2,
+    "val_interval": 1,
+    "attack_steps": 2,
+    "evaluation_steps": 2,
+    "train_cases": 3,
+    "test_slices": 6,
+    "noise_levels": [0.0, 2.0],
+}
+
+
+class BundleRunner:
+    """The bundle and a data set for it; ``run`` takes config files by name and values by ID."""
+
+    def __init__(self, dataset_dir: Path) -> None:
+        self.root = REPOSITORY / "bundles" / "hippocampus_amat"
+        self.dataset_dir = dataset_dir
+
+    def files(self, *names: str | Path) -> list[str]:
+        """Config files: by name from the bundle, or any other by path; train.json comes first, small.json last."""
+        inner = [name for name in names if name != "small"]
+        return [str(name if isinstance(name, Path) else self.config(name)) for name in ("train", *inner, "small")]
+
+    def config(self, name: str) -> Path:
+        return self.root / "configs" / f"{name}.json"
+
+    def values(self, changes: dict[str, Any]) -> dict[str, Any]:
+        return {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir), **SMALL, **changes}
+
+    def arguments(self, *names: str | Path, **changes: Any) -> list[str]:
+        """What follows ``python -m monai.bundle`` on the command line."""
+        words = ["run", "--config_file", json.dumps(self.files(*names))]
+        for key, value in self.values(changes).items():
+            words += [f"--{key}", value if isinstance(value, str) else repr(value)]
+        return words
+
+    def run(self, *names: str | Path, **changes: Any) -> None:
+        """Run in this process what the command line would run, values parsed as it parses them."""
+        with contained():
+            fire.Fire(monai.bundle, command=[*self.arguments(*names, **changes), "--logging_file", "False"])
+
+    def failure(self, *names: str | Path, **changes: Any) -> str:
+        """Run what must end with an error, and return what the error says."""
+        with pytest.raises(Exception) as caught:
+            self.run(*names, **changes)
+        return self.messages(caught.value)
+
+    @staticmethod
+    def messages(error: BaseException | None) -> str:
+        """Messages of an error and its causes, without MONAI's own that repeat the configuration."""
+        found = []
+        while error is not None:
+            found.append(str(error))
+            error = error.__cause__ or error.__context__
+        return "\n".join(text for text in found if not text.startswith(("Failed to evaluate", "Failed to instantiate")))
+
+    @contextmanager
+    def workflow(self, *names: str | Path, **changes: Any) -> Iterator[ConfigWorkflow]:
+        """A workflow that is initialised but not run."""
+        with contained():
+            workflow = ConfigWorkflow(self.files(*names), logging_file=False, **self.values(changes))
+            workflow.initialize()
+            yield workflow
+
+    def parser(self, *names: str | Path, **changes: Any) -> ConfigParser:
+        """The merged configuration with the small values."""
+        with contained():
+            parser = ConfigParser()
+            parser.read_config(self.files(*names))
+            parser.update(self.values(changes))
+            return parser
+
+
+@contextmanager
+def contained() -> Iterator[None]:
+    """Undo what a bundle sets for its whole process."""
+    path = list(sys.path)
+    with warnings.catch_warnings():
+        # MONAI warns of every configuration it parses; thresholds of a network that has learnt nothing are odd.
+        warnings.filterwarnings("ignore", category=UserWarning, module=r"monai\.bundle")
+        warnings.filterwarnings("ignore", message="ξ accepts")
+        try:
+            yield
+        finally:
+            set_track_meta(True)
+            set_determinism(None)
+            sys.path[:] = path
+
+
+@pytest.fixture(scope="session")
+def tiny_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen volumes whose slices fit the small patches; to be read, never changed."""
+    return write_phantom(tmp_path_factory.mktemp("tiny") / "phantom", volumes=15, shape=(16, 22, 14))
+
+
+@pytest.fixture(scope="session")
+def bundle(tiny_phantom: Path) -> BundleRunner:
+    return BundleRunner(tiny_phantom)
+
+
+@pytest.fixture(scope="session")
+def std(bundle: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a plain training, calibrated."""
+    folder = tmp_path_factory.mktemp("std")
+    bundle.run(output_dir=str(folder))
+    bundle.run("calibrate", output_dir=str(folder))
+    return folder
+
+
+@pytest.fixture
+def environment() -> dict[str, str]:
+    """For processes: one thread each, so that they do not fight over the cores."""
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
