@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: as from ``sys.argv[1:]``.
 
     Returns:
-        the exit code: 0, or 1 after an error that the user can mend, which is printed without a traceback.
+        the exit code: 0, 1 after an error that the user can mend, which is printed without a traceback, or 130 after an
+        interruption.
     """
     parser = _parser()
     known, rest = parser.parse_known_args(arguments)
@@ -53,15 +54,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 steps=known.steps,
                 noise_levels=known.noise_levels,
                 num_classes=known.num_classes,
+                checkpoint=known.checkpoint,
                 trainer=known.trainer,
                 evaluator=known.evaluator,
             )
             print(f"{known.output}: give it last in --config_file")
         else:
             print(write_phantom(known.root, volumes=known.volumes, channels=known.channels, seed=known.seed))
-    except (StepError, FileNotFoundError, FileExistsError, ValueError, RuntimeError) as error:
+    except (StepError, OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
     return 0
 
 
@@ -91,6 +96,7 @@ def _parser() -> argparse.ArgumentParser:
     overlay.add_argument("--steps", type=int, default=20, help="attack steps (%(default)s)")
     overlay.add_argument("--noise_levels", nargs="+", type=float, default=[0.0, 1.0, 2.0, 5.0], help="of the curve")
     overlay.add_argument("--num_classes", type=int, help="output channels of the network, for robustness")
+    overlay.add_argument("--checkpoint", help="trained weights, for robustness")
     overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (%(default)s)")
     overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (%(default)s)")
 

@@ -39,7 +39,10 @@ def merge_rows(results: Results, *, group_key: str = "case") -> pd.DataFrame:
     for arm, seed, source in _runs(results):
         rows = _rows(source, group_key)
         run = arm if seed is None else f"{arm}, seed {seed}"
-        tried = rows[["noise_level", "sample_id"]].sort_values(["noise_level", "sample_id"], ignore_index=True)
+        tried = rows[["noise_level", "sample_id", group_key]].sort_values(
+            ["noise_level", "sample_id"], ignore_index=True
+        )
+        tried = tried.loc[:, ~tried.columns.duplicated()]  # "sample_id" may be the group itself
         if tried.duplicated().any():
             raise ValueError(f"{run}: some samples occur twice at one noise level; give each run's rows once")
         if expected is None:
@@ -127,6 +130,7 @@ def write_comparison(
     *,
     metric: RobustnessMetric,
     ylabel: str | None = None,
+    xlabel: str = "noise level ε",
     group_key: str = "case",
     samples: int = 1000,
     seed: int = 0,
@@ -138,6 +142,7 @@ def write_comparison(
         output_dir: where to write; made if need be.
         metric: the metric the rows were made with.
         ylabel: what the headline figure is called in the picture; its name by default.
+        xlabel: what the noise level is, with its norm and its unit.
         group_key: column to resample by.
         samples: bootstrap resamples.
         seed: seed of the bootstrap.
@@ -158,7 +163,7 @@ def write_comparison(
         arms[arm].setdefault("runs", {})[str(0 if run_seed is None else run_seed)] = _provenance(source)
     summary = {"bootstrap": {"samples": samples, "seed": seed, "level": 0.95, "group": group_key}, "arms": arms}
     write_text_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    plot_curves(table, folder / "curve.png", ylabel=ylabel)
+    plot_curves(table, folder / "curve.png", ylabel=ylabel, xlabel=xlabel)
     return table
 
 

@@ -23,7 +23,7 @@ def plot_curves(
     *,
     name: str | None = None,
     ylabel: str | None = None,
-    xlabel: str = "noise level ε (L2, z-scored grey values)",
+    xlabel: str = "noise level ε",
 ) -> None:
     """Draw the curves of figures 2 to 4 of the paper, shaded by the interval.
 

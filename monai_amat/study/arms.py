@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from monai.bundle import ConfigParser
+
 __all__ = ["Arm", "Bundle"]
+
+_NUMBER = r"(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,20 @@ class Bundle:
         below = json.loads(file.read_text(encoding="utf-8")).get("overlay_of")
         return (*(self.overlays(below) if below else ()), name)
 
+    def takes(self, key: str, names: Sequence[str]) -> bool:
+        """Whether these config files, merged, have the ID ``key``, or the part that it would be added to.
+
+        MONAI takes any value at the top level, so that one with a typing error would change nothing.
+        """
+        parser = ConfigParser(ConfigParser.load_config_files([str(self.config(name)) for name in names]))
+        part = re.split("#|::", key)[:-1]
+        return key in parser or (bool(part) and "#".join(part) in parser)
+
+    def shapes_network(self, key: str) -> bool:
+        """Whether the architecture depends on the ID ``key``: a part of ``network_def``, or referred to there."""
+        definition = json.loads(self.config("train").read_text(encoding="utf-8")).get("network_def")
+        return re.split("#|::", key)[0] == "network_def" or f'"@{key}"' in json.dumps(definition)
+
 
 @dataclass(frozen=True)
 class Arm:
@@ -63,13 +82,15 @@ class Arm:
         A bare number sets ``epsilon``.
 
         Raises:
-            ValueError: for an overlay that the bundle has not got, or values that cannot be read.
+            ValueError: for an overlay that the bundle has not got, or values that cannot be read or that nothing reads.
 
         Example:
             >>> import tempfile
             >>> root = Path(tempfile.mkdtemp())
             >>> (root / "configs").mkdir()
-            >>> for name, text in (("train", "{}"), ("sat", "{}"), ("amat", "{}"), ("wild", '{"overlay_of": "amat"}')):
+            >>> for name, text in (
+            ...     ("train", "{}"), ("sat", '{"epsilon": 1}'), ("amat", "{}"), ("wild", '{"overlay_of": "amat"}')
+            ... ):
             ...     _ = (root / "configs" / f"{name}.json").write_text(text)
             >>> Arm.parse("sat:5", Bundle(root)).values, Arm.parse("wild", Bundle(root)).overlays
             ((('epsilon', '5'),), ('amat', 'wild'))
@@ -81,12 +102,13 @@ class Arm:
         values = []
         for part in filter(None, tail.split(",")):
             key, equals, value = part.partition("=")
-            if equals:
-                values.append((key, value))
-            elif re.fullmatch(r"[0-9.]+", part):
-                values.append(("epsilon", part))
-            else:
+            if not equals and re.fullmatch(_NUMBER, part):
+                key, value = "epsilon", part
+            elif not key or not equals:
                 raise ValueError(f"arm {spec!r}: {part!r} is neither a number (ε) nor key=value")
+            if not bundle.takes(key, ("train", *overlays)):
+                raise ValueError(f"arm {spec!r} sets {key}, which none of its configuration files has")
+            values.append((key, value))
         return cls(spec, tuple(overlays), tuple(values))
 
     @property
@@ -109,5 +131,7 @@ class Arm:
 
     def needs_thresholds(self, bundle: Bundle) -> bool:
         """Whether training reads a thresholds file."""
-        texts = (bundle.config(name).read_text(encoding="utf-8") for name in self.overlays)
-        return any("thresholds_file" in json.loads(text) for text in texts)
+        merged: dict[str, object] = {}
+        for name in self.overlays:
+            merged.update(json.loads(bundle.config(name).read_text(encoding="utf-8")))
+        return "@thresholds_file" in json.dumps(merged)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
 from monai_amat.files import write_text_whole
@@ -17,6 +18,9 @@ from monai_amat.study.arms import Arm, Bundle
 from monai_amat.study.steps import Step
 
 __all__ = ["Study"]
+
+# What a study sets in every run.
+_OWN = ("bundle_root", "checkpoint", "ckpt_dir", "dataset_dir", "log_dir", "output_dir", "seed", "thresholds_file")
 
 
 class Study:
@@ -33,12 +37,13 @@ class Study:
         dataset_dir: folder of the data set.
         output_dir: where everything goes.
         overlays: config files laid over all others, ``("small",)`` for example.
-        values: values for every run, by config id.
+        values: values by config ID; each is set in the runs whose configuration has it.
         say: what announces each step; ``print`` by default.
 
     Raises:
         FileNotFoundError: when bundle or data set is not there.
-        ValueError: for arms that cannot be read, or repeated arms or seeds.
+        ValueError: for arms that cannot be read, repeated arms or seeds, or values that nothing reads or that the study
+            sets itself.
     """
 
     def __init__(
@@ -66,6 +71,11 @@ class Study:
         self.overlays = [part for name in overlays for part in self.bundle.overlays(name)]
         self.values = dict(values or {})
         self.say = say
+        for key in [*self.values, *(key for arm in self.arms for key, _ in arm.values)]:
+            if key in _OWN:
+                raise ValueError(f"{key} is not a value to set: a study gives every run its own")
+            if not any(self.bundle.takes(key, step.configs) for step in self.steps()):
+                raise ValueError(f"there is nothing to set at {key}: no configuration file of this study has it")
 
     def run(self) -> pd.DataFrame:
         """Do what is not done yet and write table and figures.
@@ -101,18 +111,19 @@ class Study:
         return self.output_dir / "arms" / arm.folder / f"seed={seed}"
 
     def _step(self, name: str, arm: Arm, seed: int, *configs: str) -> Step:
-        values: dict[str, Any] = {"dataset_dir": str(self.dataset_dir), "seed": seed, **self.values, **dict(arm.values)}
+        # The attack on a trained network knows nothing of how it was trained.
+        files = ["train", *(arm.overlays if name == "train" else ()), *configs, *self.overlays]
+        values: dict[str, Any] = {"dataset_dir": str(self.dataset_dir), "seed": seed}
+        # An arm is a way of training: what it sets must not make it be attacked in another way than the others. What
+        # its network is made of goes along, or its weights would not fit.
+        own = {key: value for key, value in arm.values if name == "train" or self.bundle.shapes_network(key)}
+        for key, value in {**self.values, **own}.items():
+            if self.bundle.takes(key, files):
+                values[key] = value
         if arm.needs_thresholds(self.bundle):
             std = self.folder(Arm.parse("std", self.bundle), seed)
             values["thresholds_file"] = str(std / "thresholds.json")
-        return Step(
-            name=name,
-            bundle=self.bundle,
-            # The attack on a trained network knows nothing of how it was trained.
-            configs=["train", *(arm.overlays if name == "train" else ()), *configs, *self.overlays],
-            output_dir=self.folder(arm, seed),
-            values=values,
-        )
+        return Step(name=name, bundle=self.bundle, configs=files, output_dir=self.folder(arm, seed), values=values)
 
     def _conclude(self, seconds: Mapping[str, float]) -> pd.DataFrame:
         parser = self._parser(self._step("robustness", self.arms[0], self.seeds[0], "robustness"))
@@ -122,7 +133,12 @@ class Study:
         if len(self.seeds) == 1:
             results = {label: by_seed[self.seeds[0]] for label, by_seed in results.items()}
         metric = parser.get_parsed_content("metric")
-        table = write_comparison(results, self.output_dir, metric=metric, ylabel=parser.get("metric_label"))
+        labels = {
+            argument: parser[key]
+            for argument, key in (("ylabel", "metric_label"), ("xlabel", "noise_label"))
+            if key in parser
+        }
+        table = write_comparison(results, self.output_dir, metric=metric, **labels)
         summary = self.output_dir / "summary.json"
         content = json.loads(summary.read_text(encoding="utf-8"))
         content["study"] = {
@@ -146,7 +162,7 @@ class Study:
         parser.read_config([str(self.bundle.config(name)) for name in step.configs])
         values = {"bundle_root": str(self.bundle.root), "output_dir": str(step.output_dir), **step.values}
         for key, value in values.items():
-            parser[key] = _literal(value) if isinstance(value, str) else value
+            parser[key] = DefaultParseValue(value) if isinstance(value, str) else value
         return parser
 
     def _draw_examples(self, parser: ConfigParser) -> None:
@@ -160,11 +176,3 @@ class Study:
             networks[arm.label] = load_weights(own.get_parsed_content("network_def"), weights)
         examples = parser.get_parsed_content("examples")
         examples.draw(networks, parser.get_parsed_content("validate#dataset"), self.output_dir / "examples.png")
-
-
-def _literal(text: str) -> Any:
-    """A command-line value as the bundle runner reads it: JSON where it is, else the text itself."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -22,6 +22,7 @@ def write_overlay(
     steps: int = 20,
     noise_levels: Sequence[float] = (0.0, 1.0, 2.0, 5.0),
     num_classes: int | None = None,
+    checkpoint: str | Path | None = None,
     trainer: str = "train#trainer",
     evaluator: str = "validate#evaluator",
 ) -> dict[str, Any]:
@@ -39,6 +40,7 @@ def write_overlay(
         steps: attack steps.
         noise_levels: levels of the curve.
         num_classes: output channels of the network, background among them; needed for ``robustness``.
+        checkpoint: the trained weights; needed for ``robustness``.
         trainer: id of the trainer.
         evaluator: id of the evaluator, for ``robustness``.
 
@@ -53,7 +55,7 @@ def write_overlay(
     parser = ConfigParser()
     parser.read_config([str(file) for file in config_files])
     if kind == "robustness":
-        overlay = _curve(parser, evaluator, trainer, steps, list(noise_levels), num_classes)
+        overlay = _curve(parser, evaluator, trainer, steps, list(noise_levels), num_classes, checkpoint)
     else:
         overlay = _training(kind, parser, trainer, epsilon, steps)
     ConfigParser.export_config_file(overlay, str(output), indent=4)
@@ -84,6 +86,12 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, ste
             **({"prepare_batch": engine["prepare_batch"]} if "prepare_batch" in engine else {}),
         },
         "epoch_seed": {"_target_": "monai_amat.handlers.EpochSeedHandler"},
+        "resume": {
+            "_target_": "monai_amat.handlers.ResumeCheckpoint",
+            "save_dir": f"$@output_dir + '/{kind}_resume'" if "output_dir" in parser else f"{kind}_resume",
+            "objects": {},
+            "settings": {"kind": kind, "epsilon": epsilon, "steps": steps},
+        },
     }
     if kind == "sat":
         parts["handler"] = {
@@ -107,8 +115,9 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, ste
             "rule": {"_target_": "monai_amat.margins.PaperRule", "step": "@amat#epsilon"},
             "running": "@amat#thresholds",
         }
+        parts["resume"]["objects"] = {"margins": "@amat#margins", "thresholds": "@amat#thresholds"}
     # Attached by initialize, not through the list of handlers: bundles slice that list by rank.
-    attach = [f"$@amat#{name}.attach(@{trainer})" for name in ("handler", "epoch_seed")]
+    attach = [f"$@amat#{name}.attach(@{trainer})" for name in ("handler", "epoch_seed", "resume")]
     return {
         "amat": parts,
         dataset: {"_target_": "monai_amat.data.IndexedDataset", "dataset": _required(own, "dataset", loader)},
@@ -125,10 +134,18 @@ def _curve(
     steps: int,
     noise_levels: list[float],
     num_classes: int | None,
+    checkpoint: str | Path | None,
 ) -> dict[str, Any]:
     if num_classes is None:
         raise ValueError("robustness needs num_classes: how many channels the network puts out, background among them")
+    if checkpoint is None:
+        raise ValueError("robustness needs checkpoint: the file of the trained weights")
     engine = _part(parser, evaluator, "the evaluator")
+    network = engine.get("network")
+    if not isinstance(network, str) or not network.startswith("@"):
+        raise ValueError(
+            f"'{evaluator}#network' is {network!r}; the overlay needs a reference such as '@network' there"
+        )
     loader = _reference(engine, "val_data_loader", evaluator)
     own = _part(parser, loader, "its data loader")
     loss = _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
@@ -136,7 +153,7 @@ def _curve(
         "amat": {
             "curve": {
                 "_target_": "monai_amat.robustness.RobustnessCurve",
-                "network": engine.get("network"),
+                "network": f"$monai_amat.networks.load_weights({network}, {str(checkpoint)!r})",
                 "data_loader": f"@{loader}",
                 "loss": {"_target_": "monai_amat.losses.PerSample", "loss": loss},
                 "attack": {
@@ -156,6 +173,7 @@ def _curve(
             "_target_": "monai_amat.data.IndexedDataset",
             "dataset": _required(own, "dataset", loader),
         },
+        ("+imports" if "imports" in parser else "imports"): ["$import monai_amat"],
         "run": ["$@amat#curve.run()"],
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -64,7 +65,7 @@ class Step:
         Progress bars go to the terminal, everything else to the log.
 
         Raises:
-            RuntimeError: when the folder holds this step with other settings.
+            RuntimeError: when the folder holds this step with other settings, or another process is at it.
             StepError: when the run ends with an error.
         """
         before = self._remembered()
@@ -72,12 +73,17 @@ class Step:
             return float(before["seconds"])
         self.output_dir.mkdir(parents=True, exist_ok=True)
         spent = float(before.get("seconds", 0.0))
-        self._remember(complete=False, seconds=spent)
         started = time.perf_counter()
         log = self.output_dir / f"{self.name}.log"
         # MONAI warns of every configuration it parses; ours come with the bundle that the user named.
         arguments = [sys.executable, "-W", "ignore::UserWarning:monai.bundle.scripts", *self.command()]
         with log.open("ab") as stream:
+            # The run inherits the lock with its output: it may outlive a study that was killed, for a while.
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RuntimeError(f"another process is at {self.output_dir}; wait for it, or stop it") from None
+            self._remember(complete=False, seconds=spent)
             code, errors = _run(arguments, stream)
         spent += time.perf_counter() - started
         if code != 0:
@@ -122,12 +128,14 @@ def _run(arguments: Sequence[str], log: IO[bytes]) -> tuple[int, str]:
         assert process.stderr is not None
         try:
             while chunk := os.read(process.stderr.fileno(), 65536):
-                if b"\r" in chunk:
-                    sys.stderr.write(chunk.decode("utf-8", errors="replace"))
-                    sys.stderr.flush()
-                else:
-                    log.write(chunk)
-                    log.flush()
+                for line in re.findall(rb"[^\n]*\n|[^\n]+", chunk):
+                    _, redrawn, rest = line.rpartition(b"\r")
+                    if redrawn:
+                        sys.stderr.write(line.decode("utf-8", errors="replace"))
+                    if not redrawn or rest.endswith(b"\n"):  # of a bar its end, which a traceback may follow
+                        log.write(rest)
+                sys.stderr.flush()
+                log.flush()
                 kept = (kept + chunk)[-(1 << 20) :]
         except BaseException:
             process.kill()  # an interrupted study leaves no run behind
@@ -136,8 +144,15 @@ def _run(arguments: Sequence[str], log: IO[bytes]) -> tuple[int, str]:
 
 
 def _cause(errors: str) -> str:
-    """The first error of a chain: what went wrong, rather than which part of a configuration it went wrong in."""
+    """What went wrong, rather than in which part of a configuration: the innermost error that this package raised.
+
+    Where it raised none, the first of the chain.
+    """
     chain = errors[errors.find("Traceback") :] if "Traceback" in errors else errors
+    package = re.escape(str(Path(__file__).parents[1]))
+    own = re.search(rf'^  File "{package}.*\n(?:    .*\n)*([\w.]+: .*)', chain, re.MULTILINE)
+    if own:
+        return own[1]
     first = re.split(r"\n\s*\n(?:The above exception|During handling)", chain)[0].strip()
     lines = first.splitlines()
     starts = [i for i, line in enumerate(lines) if re.match(r"^[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
@@ -151,4 +166,7 @@ def _settings(step: Step) -> dict[str, Any]:
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    """A value as the bundle runner's command line takes it: Python's literals, or text."""
+    if value is None or value == "None":
+        return "$None"  # MONAI drops a plain None
+    return value if isinstance(value, str) else repr(value)

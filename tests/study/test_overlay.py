@@ -12,7 +12,9 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_amat.__main__ import main
+from monai_amat.engines import network_fingerprint
 from monai_amat.margins import SampleMargins
+from monai_amat.networks import save_weights
 from monai_amat.study import write_overlay
 
 
@@ -80,14 +82,29 @@ def test_foreign_bundle_trains_adversarially(foreign: Path, kind: str) -> None:
     assert last is not None and last.ids is not None and set(last.ids.tolist()) <= set(range(6))
     assert torch.allclose(last.noise_norm, torch.full((3,), 5.0), atol=1e-3)
     assert trainer.state.epoch == 2
+    assert list((foreign.parent / "out" / f"{kind}_resume").glob("resume_epoch=*.pt"))
     if kind == "amat":
         assert isinstance(inner.radius, SampleMargins) and len(inner.radius) == 6
 
 
-def test_foreign_bundle_is_attacked(foreign: Path) -> None:
+def test_foreign_bundle_is_attacked(foreign: Path, tmp_path: Path) -> None:
     overlay = foreign.with_name("robustness.json")
-    write_overlay("robustness", [foreign], overlay, steps=2, noise_levels=[0.0, 1.0], num_classes=2)
-    workflow(foreign, overlay).run()
+    run = workflow(foreign)
+    trained = run.parser.get_parsed_content("network_def")
+    save_weights(trained, tmp_path / "model.pt")
+    write_overlay(
+        "robustness",
+        [foreign],
+        overlay,
+        steps=2,
+        noise_levels=[0.0, 1.0],
+        num_classes=2,
+        checkpoint=tmp_path / "model.pt",
+    )
+    attacked = workflow(foreign, overlay)
+    attacked.run()
+    # The bundle's own evaluator, which a zoo bundle loads its weights with, never starts.
+    assert network_fingerprint(attacked.parser.get_parsed_content("network")) == network_fingerprint(trained)
     rows = pd.read_csv(foreign.parent / "out" / "robustness" / "robustness.csv")
     assert rows.groupby("noise_level")["sample_id"].apply(list).tolist() == [list(range(6))] * 2
     assert rows["noise_norm"].tolist() == pytest.approx([0.0] * 6 + [1.0] * 6, abs=1e-4)
@@ -99,6 +116,8 @@ def test_errors_name_what_is_missing(foreign: Path, tmp_path: Path) -> None:
         write_overlay("sat", [foreign], tmp_path / "x.json", trainer="teach#trainer")
     with pytest.raises(ValueError, match="num_classes"):
         write_overlay("robustness", [foreign], tmp_path / "x.json")
+    with pytest.raises(ValueError, match="needs checkpoint"):
+        write_overlay("robustness", [foreign], tmp_path / "x.json", num_classes=2)
     with pytest.raises(ValueError, match="kind must be one of"):
         write_overlay("std", [foreign], tmp_path / "x.json")
     content = json.loads(foreign.read_text())

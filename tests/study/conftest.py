@@ -1,0 +1,96 @@
+"""Studies at a size for tests: a tiny phantom, and steps that run in this process."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import fire
+import monai.bundle
+import pytest
+from monai.data import set_track_meta
+from monai.utils import set_determinism
+
+from monai_amat.data import write_phantom
+from monai_amat.study import steps
+
+# As strings, as they come from the command line.
+TINY: dict[str, str] = {
+    "patch_size": "[32, 32]",
+    "base_features": "4",
+    "batch_size": "4",
+    "max_epochs": "2",
+    "iterations_per_epoch": "2",
+    "val_interval": "2",
+    "attack_steps": "2",
+    "evaluation_steps": "2",
+    "train_cases": "3",
+    "test_slices": "6",
+    "noise_levels": "[0.0, 2.0]",
+}
+
+
+class InProcess:
+    """Takes the place of a step's process: the same command line, parsed by the same parser, in this process.
+
+    A process costs five seconds of imports. What it would print is kept out of the log.
+    """
+
+    def __init__(self) -> None:
+        self.commands: list[list[str]] = []
+        self.fail_at: int | None = None
+
+    def __call__(self, arguments: Sequence[str], log: IO[bytes]) -> tuple[int, str]:
+        self.commands.append(list(arguments))
+        if self.fail_at == len(self.commands):
+            return -9, ""
+        words = list(arguments)[list(arguments).index("monai.bundle") + 1 :]
+        words[words.index("--logging_file") + 1] = "False"  # it would set up logging for all tests
+        path = list(sys.path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                fire.Fire(monai.bundle, command=words)
+            except Exception:
+                return 1, traceback.format_exc()
+            finally:
+                set_track_meta(True)
+                set_determinism(None)
+                sys.path[:] = path
+        return 0, ""
+
+    @property
+    def ran(self) -> list[str]:
+        """Arm and name of each step, in order."""
+        outputs = [Path(words[words.index("--output_dir") + 1]) for words in self.commands]
+        configs = [words[words.index("--config_file") + 1] for words in self.commands]
+        names = ["calibrate" if "calibrate" in c else "robustness" if "robustness" in c else "train" for c in configs]
+        return [f"{output.parent.name} {name}" for output, name in zip(outputs, names, strict=True)]
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
+    runner = InProcess()
+    monkeypatch.setattr(steps, "_run", runner)
+    return runner
+
+
+@pytest.fixture(scope="session")
+def tiny_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fifteen volumes whose slices fit the small patches; to be read, never changed."""
+    return write_phantom(tmp_path_factory.mktemp("tiny") / "phantom", volumes=15, shape=(16, 22, 14))
+
+
+@pytest.fixture(scope="session")
+def hippocampus() -> Path:
+    """The bundle."""
+    return Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_amat"
+
+
+@pytest.fixture
+def tiny() -> dict[str, Any]:
+    return dict(TINY)

@@ -1,0 +1,305 @@
+"""A whole study: what is run in which order, what comes out, and that nothing is done twice."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib.image
+import pandas as pd
+import pytest
+import torch
+
+from monai_amat.study import Study, quickstart
+from monai_amat.study.steps import StepError
+
+if TYPE_CHECKING:
+    from tests.study.conftest import InProcess
+
+
+@pytest.fixture
+def study(hippocampus: Path, tiny_phantom: Path, tmp_path: Path, tiny: dict[str, str], in_process: InProcess) -> Any:
+    """Makes a study of tiny runs that say nothing; keywords replace its arguments."""
+
+    def make(*arms: str, **changes: Any) -> Study:
+        values = {**tiny, **changes.pop("values", {})}
+        given = {"dataset_dir": tiny_phantom, "output_dir": tmp_path / "study", "overlays": ["small"], **changes}
+        return Study(given.pop("bundle", hippocampus), arms, values=values, **{"say": lambda text: None, **given})
+
+    return make
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in files}
+
+
+# ---------------------------------------------------------------------------------- results
+
+
+def test_a_study_trains_calibrates_attacks_and_compares(study: Any, in_process: InProcess, tmp_path: Path) -> None:
+    said: list[str] = []
+    table = study("std", "sat:1", "amat", say=said.append).run()
+    output = tmp_path / "study"
+    assert in_process.ran == [
+        *("std train", "std calibrate", "sat_1 train", "amat train"),
+        *("std robustness", "sat_1 robustness", "amat robustness"),
+    ]
+    # Every figure can be found in every file.
+    rows = pd.read_csv(output / "robustness.csv")
+    assert rows.groupby(["arm", "noise_level"], sort=False).size().to_dict() == {
+        (arm, level): 6 for arm in ("STD", "SAT 1", "AMAT") for level in (0.0, 2.0)
+    }
+    summary = json.loads((output / "summary.json").read_text())
+    assert list(summary["arms"]) == ["STD", "SAT 1", "AMAT"]
+    lines = (output / "table.md").read_text().splitlines()
+    for arm, line in zip(summary["arms"], lines[2:], strict=True):
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        assert cells[0] == arm
+        for level, cell in zip(("0", "2", "Avg"), cells[1:], strict=True):
+            value = summary["arms"][arm]["levels"][level]["adi"]["value"]
+            assert float(cell.split()[0]) == pytest.approx(value, abs=5e-4)
+            known = table[(table["arm"] == arm) & (table["name"] == "adi")]
+            matching = known[known["noise_level"].map(lambda entry: f"{entry:g}" if entry != "Avg" else entry) == level]
+            assert matching["value"].item() == value
+    for name in ("curve.png", "examples.png"):
+        picture = matplotlib.image.imread(output / name)
+        assert picture.std() > 0
+    assert summary["study"]["arms"] == ["std", "sat:1", "amat"]
+    assert set(summary["study"]["seconds"]) == {f"arms/{step.replace(' ', '/seed=0/')}" for step in in_process.ran}
+    # AMAT used the thresholds of this study's clean network.
+    thresholds = output / "arms" / "std" / "seed=0" / "thresholds.json"
+    assert thresholds.is_file()
+    amat = next(words for words in in_process.commands if "amat.json" in str(words))
+    assert amat[amat.index("--thresholds_file") + 1] == str(thresholds)
+    assert (output / "arms" / "amat" / "seed=0" / "margins.csv").is_file()
+    sat = torch.load(output / "arms" / "sat_1" / "seed=0" / "models" / "model.pt", weights_only=True)["model"]
+    std = torch.load(output / "arms" / "std" / "seed=0" / "models" / "model.pt", weights_only=True)["model"]
+    assert any(not torch.equal(sat[name], std[name]) for name in std)
+    assert said[0].startswith("==> [1/7] arms/std/seed=0: train (log: ")
+    assert said[-1].endswith(f"results: {output}")
+    assert (output / "table.md").read_text().strip() in said[-1]
+
+    # Done is done; arms and seeds may be added.
+    before = stamps(output / "arms")
+    study("std", "sat:1", "amat").run()
+    assert len(in_process.commands) == 7
+    study("std", "amat_boundary", seeds=[0, 1]).run()
+    assert in_process.ran[7:] == [
+        *("amat_boundary train", "std train", "std calibrate", "amat_boundary train"),
+        *("amat_boundary robustness", "std robustness", "amat_boundary robustness"),
+    ]
+    after = stamps(output / "arms")
+    assert {name: after[name] for name in before} == before
+    seeded = pd.read_csv(output / "robustness.csv")
+    assert seeded.groupby("arm")["seed"].unique().map(sorted).to_dict() == {"AMAT boundary": [0, 1], "STD": [0, 1]}
+    first, second = (seeded[(seeded["arm"] == "STD") & (seeded["seed"] == seed)]["loss"].tolist() for seed in (0, 1))
+    assert first != second
+    assert first == rows[rows["arm"] == "STD"]["loss"].tolist()
+
+
+def test_values_go_to_the_runs_that_have_them(study: Any, in_process: InProcess, tmp_path: Path) -> None:
+    """A nested ID of an overlay means nothing to the other runs."""
+    made = study("std", "amat:rule#step=0.75", values={"margins#initial": 1.5, "curve#progress": False, "amp": False})
+    made.run()
+    given = dict(zip(in_process.ran, in_process.commands, strict=True))
+    folder = "amat_rule_step=0.75"
+    assert [step for step, words in given.items() if "--rule#step" in words] == [f"{folder} train"]
+    assert [step for step, words in given.items() if "--margins#initial" in words] == [f"{folder} train"]
+    assert [step for step, words in given.items() if "--curve#progress" in words] == [
+        *("std robustness", f"{folder} robustness"),
+    ]
+    assert all("--amp" in words for words in given.values())
+    file = tmp_path / "study" / "arms" / folder / "seed=0" / "models" / "resume_epoch=0002.pt"
+    margins = torch.load(file, weights_only=True)["objects"]["margins"]["values"]
+    assert float(margins.min()) == pytest.approx(1.5)
+
+
+def test_all_test_slices_may_be_attacked(study: Any, tmp_path: Path) -> None:
+    """None, as a value and as text, over the subset that small.json takes."""
+    for number, nothing in enumerate((None, "None")):
+        output = tmp_path / f"all{number}"
+        study("std", values={"test_slices": nothing, "noise_levels": [0.0]}, output_dir=output).run()
+        rows = pd.read_csv(output / "robustness.csv")
+        assert len(rows) > 20
+        assert (output / "examples.png").is_file()
+
+
+def test_a_bundle_without_examples_gets_no_picture_of_them(study: Any, hippocampus: Path, tmp_path: Path) -> None:
+    bundle = Path(shutil.copytree(hippocampus, tmp_path / "bundle"))
+    file = bundle / "configs" / "robustness.json"
+    content = json.loads(file.read_text())
+    del content["examples"]
+    file.write_text(json.dumps(content))
+    study("std", bundle=bundle).run()
+    assert {path.name for path in (tmp_path / "study").iterdir()} == {
+        *("arms", "curve.png", "robustness.csv", "summary.json", "table.md"),
+    }
+
+
+def test_the_quickstart_does_it_all(
+    in_process: InProcess,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tiny: Any,
+) -> None:
+    module = sys.modules["monai_amat.study.quickstart"]
+    write = module.write_phantom
+    monkeypatch.setattr(module, "write_phantom", lambda root, **settings: write(root, **settings, shape=(16, 22, 14)))
+    table = quickstart(tmp_path / "quick", values=tiny)
+    assert list(dict.fromkeys(table["arm"])) == ["STD", "SAT 5", "AMAT"]
+    wanted = {"arms", "curve.png", "examples.png", "phantom", "robustness.csv", "summary.json", "table.md"}
+    assert {path.name for path in (tmp_path / "quick").iterdir()} == wanted
+    assert len(json.loads((tmp_path / "quick" / "phantom" / "dataset.json").read_text())["training"]) == 30
+    shown = capsys.readouterr().out
+    assert f"making the phantom data set in {tmp_path / 'quick' / 'phantom'}" in shown
+    assert "| adi at noise" in shown
+    quickstart(tmp_path / "quick", values=tiny)
+    assert len(in_process.commands) == 7
+
+
+# --------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("arms", "changes", "message"),
+    [
+        ((), {}, "arms must be given, each once"),
+        (("std", "std"), {}, "arms must be given, each once"),
+        (("std",), {"seeds": [0, 0]}, "seeds must be given, each once"),
+        (("std",), {"seeds": []}, "seeds must be given, each once"),
+        (("std", "wild"), {}, r"has no configs/wild\.json"),
+        (("std",), {"overlays": ["tiny"]}, r"has no configs/tiny\.json"),
+        (("std",), {"values": {"max_epoch": 3}}, "nothing to set at max_epoch"),
+        (("std",), {"values": {"rule#step": 3}}, "nothing to set at rule#step"),
+        (("std",), {"values": {"seed": 3}}, "seed is not a value to set"),
+        (("amat",), {"values": {"thresholds_file": "mine.json"}}, "thresholds_file is not a value to set"),
+        (("std:output_dir=elsewhere",), {}, "output_dir is not a value to set"),
+        (("std:ckpt_dir=elsewhere",), {}, "ckpt_dir is not a value to set"),
+    ],
+)
+def test_what_cannot_be_studied_is_refused_at_once(
+    study: Any, in_process: InProcess, arms: tuple[str, ...], changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        study(*arms, **changes)
+    assert not in_process.commands
+    assert not (tmp_path / "study").exists()
+
+
+def test_missing_folders_are_named(study: Any, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=f"no data set at {tmp_path / 'absent'}"):
+        study("std", dataset_dir=tmp_path / "absent")
+    with pytest.raises(FileNotFoundError, match="is no bundle"):
+        study("std", bundle=tmp_path)
+
+
+def test_other_settings_over_a_finished_study_are_refused(study: Any, in_process: InProcess) -> None:
+    study("std").run()
+    done = len(in_process.commands)
+    with pytest.raises(RuntimeError, match=r"other settings \(learning_rate: None, now '0\.5'\); choose another"):
+        study("std", values={"learning_rate": 0.5}).run()
+    # What training knows nothing of concerns the attack alone.
+    with pytest.raises(RuntimeError, match=r"other settings \(noise_levels: '\[0\.0, 2\.0\]', now '\[0\.0\]'\)"):
+        study("std", values={"noise_levels": [0.0]}).run()
+    assert len(in_process.commands) == done
+
+
+def test_damaged_data_are_named_and_the_study_goes_on_when_they_are_mended(
+    study: Any, in_process: InProcess, tiny_phantom: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(tiny_phantom, tmp_path / "data"))
+    image = data / "imagesTr" / "phantom_007.nii.gz"  # of the test section: training knows nothing of it
+    whole = image.read_bytes()
+    image.write_bytes(whole[:300])
+    with pytest.raises(
+        StepError, match=rf"robustness ended with code 1: ValueError: {re.escape(str(image))}: cannot be"
+    ):
+        study("std", dataset_dir=data).run()
+    image.write_bytes(whole)
+    study("std", dataset_dir=data).run()
+    assert in_process.ran == ["std train", "std robustness", "std robustness"]
+
+
+# ------------------------------------------------------------------------------- interruption
+
+
+@pytest.mark.slow
+def test_a_killed_study_goes_on_where_it_stopped(
+    study: Any, in_process: InProcess, hippocampus: Path, tiny_phantom: Path, tiny: dict[str, str], tmp_path: Path
+) -> None:
+    """kill -9 in the middle of a training, the study and its step in real processes; then the rest of it."""
+    slow = {"max_epochs": "4", "attack_steps": "12", "iterations_per_epoch": "3"}
+    output = tmp_path / "study"
+    study("std", values=slow).run()
+    before = stamps(output / "arms" / "std")
+    words = ["--bundle", str(hippocampus), "--arms", "std", "sat:1", "--overlays", "small"]
+    words += ["--dataset_dir", str(tiny_phantom), "--output_dir", str(output)]
+    words += [word for key, value in {**tiny, **slow}.items() for word in (f"--{key}", value)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "monai_amat", "compare", *words],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    sat = output / "arms" / "sat_1" / "seed=0"
+    while not list(sat.glob("models/resume_epoch=*.pt")) and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    shown, _ = process.communicate()
+    assert process.returncode == -signal.SIGKILL
+    assert "==> [2/4] arms/sat_1/seed=0: train" in shown
+    assert json.loads((sat / "train.json").read_text())["complete"] is False
+    with (sat / "train.log").open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)  # until the training has noticed that it is alone
+    assert not (sat / "models" / "model.pt").exists()
+
+    done = len(in_process.commands)
+    study("std", "sat:1", values=slow).run()
+    assert in_process.ran[done:] == ["sat_1 train", "sat_1 robustness"]
+    after = stamps(output / "arms" / "std")
+    assert {name: after[name] for name in before} == before
+    whole = tmp_path / "whole"
+    shutil.copytree(output / "arms" / "std", whole / "arms" / "std")
+    study("std", "sat:1", values=slow, output_dir=whole).run()
+    assert (output / "robustness.csv").read_text() == (whole / "robustness.csv").read_text()
+
+
+# ---------------------------------------------------------------------------------- real data
+
+
+@pytest.mark.real_data("Task04_Hippocampus")
+def test_real_hippocampi(study: Any, data_root: Path, tmp_path: Path) -> None:
+    """The main job at its smallest: few volumes, few steps, the bundle's own patch size."""
+    values = {
+        **{"train_cases": 2, "validation_cases": 1, "test_cases": 2, "test_slices": 4},
+        **{"patch_size": [56, 40], "noise_levels": [0.0, 5.0]},
+    }
+    study("std", "amat", dataset_dir=data_root / "Task04_Hippocampus", values=values).run()
+    rows = pd.read_csv(tmp_path / "study" / "robustness.csv")
+    assert rows["case"].str.startswith("hippocampus_").all()
+    assert rows.groupby(["arm", "noise_level"]).size().tolist() == [4] * 4
+    assert rows["case"].nunique() == 2
+    noisy = rows[rows["noise_level"] == 5.0]
+    assert noisy["noise_norm"].to_numpy() == pytest.approx(5.0, rel=1e-3)
+    assert (tmp_path / "study" / "examples.png").is_file()
+
+
+def test_an_arm_is_attacked_like_the_others_with_the_network_it_trained(study: Any) -> None:
+    """What an arm sets is of its training; only what its network is made of goes along."""
+    steps = study("std:base_features=8,learning_rate=0.1", "sat:5,validate#dataloader#batch_size=3").steps()
+    std, sat = (step for step in steps if step.name == "robustness")
+    assert std.values["base_features"] == "8" and "learning_rate" not in std.values
+    assert sat.values["base_features"] == "4"
+    assert not {"epsilon", "validate#dataloader#batch_size"} & sat.values.keys()

@@ -1,0 +1,247 @@
+"""One step: done once, remembered, gone on with, and its errors in the user's words."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import fire
+import pytest
+from monai.bundle import ConfigParser
+
+from monai_amat.data import Case, check_case
+from monai_amat.study import steps
+from monai_amat.study.arms import Bundle
+from monai_amat.study.steps import Step, StepError
+
+
+class Script(Step):
+    """A step whose process runs a line of Python instead of a bundle."""
+
+    def command(self) -> list[str]:
+        return ["-c", str(self.values["code"])]
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    root = tmp_path / "bundle"
+    (root / "configs").mkdir(parents=True)
+    (root / "configs" / "train.json").write_text("{}")
+    return Bundle(root)
+
+
+def script(bundle: Bundle, folder: Path, code: str, **values: Any) -> Script:
+    return Script(name="train", bundle=bundle, configs=["train"], output_dir=folder, values={"code": code, **values})
+
+
+COUNT = "import pathlib; p = pathlib.Path(r'{folder}/count'); p.write_text(p.read_text() + 'x' if p.exists() else 'x')"
+
+
+def test_a_step_is_done_once(bundle: Bundle, tmp_path: Path) -> None:
+    step = script(bundle, tmp_path / "out", COUNT.format(folder=tmp_path))
+    seconds = step.run()
+    assert seconds > 0
+    record = json.loads(step.record.read_text())
+    assert record["complete"] is True
+    assert step.run() == record["seconds"] == pytest.approx(seconds, abs=0.06)
+    assert (tmp_path / "count").read_text() == "x"
+
+
+def test_a_step_that_failed_is_tried_again_and_its_time_adds_up(bundle: Bundle, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    code = f"import pathlib, sys, time; time.sleep(0.15); sys.exit(0 if pathlib.Path({str(gate)!r}).exists() else 3)"
+    step = script(bundle, tmp_path / "out", code)
+    with pytest.raises(StepError, match="train ended with code 3: it printed no error"):
+        step.run()
+    record = json.loads(step.record.read_text())
+    assert record["complete"] is False
+    assert record["seconds"] >= 0.1
+    gate.touch()
+    assert step.run() > record["seconds"] + 0.1
+    assert json.loads(step.record.read_text())["complete"] is True
+
+
+def test_other_settings_in_the_same_folder_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    script(bundle, tmp_path / "out", "pass", epsilon="5", seed=0).run()
+    with pytest.raises(RuntimeError, match=r"other settings \(epsilon: '5', now '6'\); choose another output_dir"):
+        script(bundle, tmp_path / "out", "pass", epsilon="6", seed=0).run()
+    with pytest.raises(RuntimeError, match=r"epsilon: '5', now None; seed: '0', now '1'"):
+        script(bundle, tmp_path / "out", "pass", seed=1).run()
+    other = Script("train", bundle, ["train", "sat"], tmp_path / "out", {"code": "pass", "epsilon": "5", "seed": 0})
+    with pytest.raises(RuntimeError, match=r"configs: \['train'\], now \['train', 'sat'\]"):
+        other.run()
+
+
+def test_settings_are_the_same_whether_they_come_as_text_or_as_values(bundle: Bundle, tmp_path: Path) -> None:
+    script(bundle, tmp_path / "out", "pass", epsilon=5, levels=[0.0, 2.0]).run()
+    script(bundle, tmp_path / "out", "pass", epsilon="5", levels="[0.0, 2.0]").run()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        5,
+        0.25,
+        True,
+        False,
+        None,
+        "text",
+        "a path/with spaces",
+        "1e-3",
+        [0.0, 2.0],
+        [1, None],
+        {"a": [True]},
+        "None",
+        [[1]],
+    ],
+)
+def test_a_value_reaches_the_bundle_as_it_was_given(bundle: Bundle, tmp_path: Path, value: Any) -> None:
+    """Through the command line and its parser, and MONAI, which drops a value that is None."""
+    step = Step("train", bundle, ["train"], tmp_path / "out", {"setting": value})
+    given: dict[str, Any] = {}
+
+    def run(config_file: Any, meta_file: Any, logging_file: Any, **override: Any) -> None:
+        given.update({key: entry for key, entry in override.items() if entry is not None})
+
+    words = step.command()
+    fire.Fire({"run": run}, command=words[words.index("run") :])
+    parser = ConfigParser({"setting": "default"})
+    parser.update({"setting": given["setting"]})
+    expected = {"1e-3": 1e-3, "None": None}.get(value, value) if isinstance(value, str) else value
+    assert parser.get_parsed_content("setting") == expected
+    assert type(parser.get_parsed_content("setting")) is type(expected)
+
+
+def test_the_command_is_a_line_to_type(bundle: Bundle, tmp_path: Path) -> None:
+    words = Step("train", bundle, ["train"], tmp_path / "out", {"dataset_dir": "/data/a b", "seed": 3}).command()
+    assert words[:4] == ["-m", "monai.bundle", "run", "--config_file"]
+    assert json.loads(words[4]) == [str(bundle.config("train"))]
+    pairs = dict(zip(words[3::2], words[4::2], strict=True))
+    assert pairs["--bundle_root"] == str(bundle.root)
+    assert pairs["--output_dir"] == str(tmp_path / "out")
+    assert (pairs["--dataset_dir"], pairs["--seed"]) == ("/data/a b", "3")
+
+
+# ------------------------------------------------------------------------------- processes
+
+
+def test_bars_go_to_the_terminal_and_the_rest_to_the_log(
+    bundle: Bundle, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = (
+        "import sys, time\n"
+        "print('a line'); sys.stderr.write('a warning\\n'); sys.stderr.flush(); time.sleep(0.05)\n"
+        "sys.stderr.write('\\r 50 %'); sys.stderr.flush()"
+    )
+    step = script(bundle, tmp_path / "out", code)
+    step.run()
+    log = (tmp_path / "out" / "train.log").read_text()
+    assert "a line" in log
+    assert "a warning" in log
+    shown = capsys.readouterr().err
+    assert "50 %" in shown
+    assert "a line" not in shown
+
+
+def test_the_log_keeps_what_earlier_attempts_printed(bundle: Bundle, tmp_path: Path) -> None:
+    step = script(bundle, tmp_path / "out", "import os; print('attempt', os.getpid()); raise SystemExit(1)")
+    for _ in range(2):
+        with pytest.raises(StepError):
+            step.run()
+    assert (tmp_path / "out" / "train.log").read_text().count("attempt") == 2
+
+
+def test_an_interrupted_study_leaves_no_run_behind(tmp_path: Path) -> None:
+    code = "import os, sys, time; sys.stderr.write(str(os.getpid())); sys.stderr.flush(); time.sleep(60)"
+    seen: list[int] = []
+
+    class Interrupt(io.FileIO):
+        def write(self, content: Any) -> int:
+            seen.append(int(content))
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), Interrupt(tmp_path / "log", "w") as log:
+        steps._run([sys.executable, "-c", code], log)
+    with pytest.raises(ProcessLookupError):
+        os.kill(seen[0], 0)
+
+
+def test_a_step_that_another_process_is_at_is_left_alone(bundle: Bundle, tmp_path: Path) -> None:
+    """As after a study was killed and its bundle run has not noticed yet: two would write the same files."""
+    step = script(bundle, tmp_path / "out", COUNT.format(folder=tmp_path))
+    step.output_dir.mkdir()
+    with (step.output_dir / "train.log").open("ab") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with pytest.raises(RuntimeError, match=r"another process is at .*out.*; wait for it, or stop it"):
+            step.run()
+    step.run()
+    assert (tmp_path / "count").read_text() == "x"
+
+
+def test_a_run_that_outlives_its_study_keeps_others_out(bundle: Bundle, tmp_path: Path) -> None:
+    """What a step has started holds the folder for as long as it can write there."""
+    survivor = [sys.executable, "-c", "import time; time.sleep(1.5)"]
+    code = f"import subprocess; subprocess.Popen({survivor!r}, stderr=subprocess.DEVNULL); raise SystemExit(1)"
+    step = script(bundle, tmp_path / "out", code)
+    with pytest.raises(StepError):
+        step.run()
+    with pytest.raises(RuntimeError, match="another process is at"):
+        step.run()
+
+
+# ---------------------------------------------------------------------------------- errors
+
+CHAIN = """
+try:
+    raise ValueError("the label of case_7 is missing\\nin the folder")
+except ValueError as error:
+    try:
+        raise RuntimeError("Failed to evaluate ConfigExpression") from error
+    except RuntimeError as outer:
+        raise RuntimeError("Failed to instantiate component") from outer
+"""
+
+
+def test_an_error_names_the_root_cause_the_log_and_the_command(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(StepError) as caught:
+        script(bundle, tmp_path / "out", CHAIN).run()
+    message = str(caught.value)
+    assert message.startswith("train ended with code 1: ValueError: the label of case_7 is missing\nin the folder\n")
+    assert "Failed to" not in message.partition("(log:")[0]
+    assert str(tmp_path / "out" / "train.log") in message
+    assert "to run it alone: python -c" in message
+    assert "Failed to instantiate component" in (tmp_path / "out" / "train.log").read_text()
+
+
+def test_of_a_chain_the_packages_own_error_is_shown(tmp_path: Path) -> None:
+    """What lies beneath is a library's, here a wall of tracebacks whose last one speaks of pickled data."""
+    file = tmp_path / "case_7.nii.gz"
+    file.write_bytes(b"no NIfTI")
+    with pytest.raises(ValueError, match="cannot be read") as caught:
+        check_case(Case("case_7", file, file), num_classes=3, channels=1)
+    text = "\r 10 %\n" + "".join(traceback.format_exception(caught.value))
+    cause = steps._cause(text)
+    assert cause.startswith(f"ValueError: {file}: cannot be read as NIfTI")
+    assert len(cause.splitlines()) == 1
+
+
+def test_a_killed_process_is_told_from_a_failed_one(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(StepError, match="ended with code -9: it printed no error"):
+        script(bundle, tmp_path / "out", "import os; os.kill(os.getpid(), 9)").run()
+
+
+def test_an_error_that_arrives_with_a_bar_is_found_and_logged(bundle: Bundle, tmp_path: Path) -> None:
+    bar = "\\r 10 %\\r      \\r"
+    text = "Traceback (most recent call last):\\n  File 'a', line 1, in b\\nFileNotFoundError: no dataset.json\\n"
+    code = f'import os; os.write(2, b"{bar}{text}"); os._exit(1)'
+    with pytest.raises(StepError, match=r"code 1: FileNotFoundError: no dataset\.json"):
+        script(bundle, tmp_path / "out", code).run()
+    log = (tmp_path / "out" / "train.log").read_text()
+    assert log.splitlines()[0] == "Traceback (most recent call last):"
+    assert log.endswith("FileNotFoundError: no dataset.json\n")
