@@ -5,6 +5,8 @@ WORKERS ?= 2
 BIN := .venv/bin
 RUNTIME := .venv/.runtime-installed
 DEV := .venv/.dev-installed
+# Each data set has results of its own; those of the phantom are in runs/quickstart.
+RESULTS := runs/quickstart$(if $(DATA),-$(notdir $(abspath $(DATA))))
 DECLARED := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
@@ -42,8 +44,8 @@ $(DEV): $(DECLARED) | .venv/pyvenv.cfg
 # --- what users run ---
 
 quickstart: $(RUNTIME)
-	@echo '==> quickstart on $(if $(DATA),$(DATA),the built-in phantom); results go to runs/quickstart/'
-	$(BIN)/python -m monai_amat quickstart --output_dir runs/quickstart $(if $(DATA),--dataset_dir '$(DATA)')
+	@echo '==> quickstart on $(if $(DATA),$(DATA),the built-in phantom); results go to $(RESULTS)/'
+	$(BIN)/python -m monai_amat quickstart --output_dir '$(RESULTS)' $(if $(DATA),--dataset_dir '$(DATA)')
 
 # --- what developers and CI run ---
 
