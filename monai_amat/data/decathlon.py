@@ -279,8 +279,9 @@ def _load(path: Path) -> MetaTensor:
         volume = LoadImage(reader="NibabelReader", ensure_channel_first=True)(path)
     # nibabel and gzip report a broken file in as many ways as there are places to break it.
     except (OSError, EOFError, zlib.error, ImageFileError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [""])[0]  # MONAI's text quotes the traceback of every reader it tried
         raise ValueError(
-            f"{path}: cannot be read as NIfTI, corrupt or truncated ({type(error).__name__}: {error}); "
+            f"{path}: cannot be read as NIfTI, corrupt or truncated ({type(error).__name__}: {reason}); "
             "fetch the file again."
         ) from error
     if volume.ndim != 4 or 0 in volume.shape:
