@@ -10,10 +10,10 @@ from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.utils.dist import evenly_divisible_all_gather
 from torch import Tensor
-from torch import distributed as dist
 
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers.adversarial_output import AdversarialOutputHandler
+from monai_amat.handlers.ranks import is_distributed
 from monai_amat.margins import MarginRule, RunningThresholds, SampleMargins
 
 __all__ = ["AdaptiveMarginHandler", "Visits"]
@@ -148,7 +148,7 @@ class AdaptiveMarginHandler:
             ],
             dim=1,
         )
-        if dist.is_available() and dist.is_initialized():
+        if is_distributed():
             columns = evenly_divisible_all_gather(columns.to(last.radius.device), concat=True).cpu()
         clean_losses = columns[:, 7 : 7 + len(names)]
         usable = torch.isfinite(columns).all(dim=1)

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
-from torch import distributed as dist
 
 from monai_amat.engines import unwrap
+from monai_amat.handlers.ranks import rank
 from monai_amat.networks import save_weights
 
 __all__ = ["ExportHandler"]
@@ -34,7 +34,7 @@ class ExportHandler:
 
     def __call__(self, engine: Any) -> None:
         """Save the network."""
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        if rank() != 0:
             return
         save_weights(unwrap(engine.network), self.path)
         logging.getLogger(__name__).info("network saved to %s", self.path)

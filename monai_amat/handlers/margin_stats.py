@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 from ignite.engine import Events
-from torch import distributed as dist
 
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler, Visits
+from monai_amat.handlers.ranks import rank
 
 __all__ = ["MarginStatsHandler"]
 
@@ -80,7 +80,7 @@ class MarginStatsHandler:
     def _report(self, engine: Any) -> None:
         self.row = self._summarise(engine.state.epoch)
         engine.state.margin_stats = self.row
-        if dist.is_available() and dist.is_initialized() and dist.get_rank() != 0:
+        if rank() != 0:
             return
         self._logger.info(
             "epoch %d: margins mean %.3g, median %.3g, 95 %% %.3g; accepted %.0f %% of noisy and %.0f %% of clean",

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
 from monai_amat.handlers.gradient_clip import accumulation_window
+from monai_amat.handlers.ranks import is_distributed
 
 __all__ = ["NonFiniteGuard"]
 
@@ -125,7 +126,7 @@ class NonFiniteGuard:
     def _agreed(self, bad: Tensor) -> bool:
         # Ranks that disagreed on stepping would part for ever.
         flag = bad.to(torch.int32)
-        if dist.is_available() and dist.is_initialized():
+        if is_distributed():
             dist.all_reduce(flag, op=dist.ReduceOp.MAX)
         return bool(flag)
 

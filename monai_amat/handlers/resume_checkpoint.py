@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from monai_amat.engines import unwrap
 from monai_amat.files import whole_file
 from monai_amat.handlers.plain_state import plain_state
+from monai_amat.handlers.ranks import is_distributed, rank
 
 __all__ = ["ResumeCheckpoint"]
 
@@ -112,7 +113,7 @@ class ResumeCheckpoint:
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer, and check that files can be written."""
-        if _rank() == 0:
+        if rank() == 0:
             self._prepare_folder()
         engine.add_event_handler(Events.STARTED, self._start)
 
@@ -157,12 +158,12 @@ class ResumeCheckpoint:
             "objects": self._states(engine),  # on every rank: a state may need all of them
             "engine": _numbers(engine.state),
         }
-        if _rank() == 0:
+        if rank() == 0:
             with whole_file(self.save_dir / f"{self.name}_epoch={epoch:04d}.pt") as stream:
                 torch.save(payload, stream)
             for old in self._files()[self.keep :]:
                 old.unlink()
-        if _distributed():
+        if is_distributed():
             dist.barrier()
 
     def _states(self, engine: Any) -> dict[str, Any]:
@@ -208,12 +209,12 @@ class ResumeCheckpoint:
         return None
 
     def _check_ranks_agree(self, epoch: int) -> None:
-        if _distributed():
+        if is_distributed():
             first = [epoch]
             dist.broadcast_object_list(first, src=0)
             if first[0] != epoch:
                 raise RuntimeError(
-                    f"rank 0 resumes after epoch {first[0]}, rank {_rank()} after epoch {epoch}: {self.save_dir} must "
+                    f"rank 0 resumes after epoch {first[0]}, rank {rank()} after epoch {epoch}: {self.save_dir} must "
                     "be one folder that all ranks see."
                 )
 
@@ -267,14 +268,6 @@ class ResumeCheckpoint:
                 f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeCheckpoint the same objects "
                 "and the trainer the same amp as before, or use another save_dir."
             )
-
-
-def _distributed() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
-def _rank() -> int:
-    return dist.get_rank() if _distributed() else 0
 
 
 def _first_line(error: Exception) -> str:

@@ -16,10 +16,10 @@ from monai.networks.utils import train_mode
 from monai.utils.dist import evenly_divisible_all_gather
 from monai.utils.enums import CommonKeys
 from torch import Tensor
-from torch import distributed as dist
 
 from monai_amat.engines import FrozenInferer, measure, network_fingerprint
 from monai_amat.engines.trees import plain
+from monai_amat.handlers.ranks import is_distributed, rank
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.margins import Statistic, Thresholds
 
@@ -111,21 +111,19 @@ class ThresholdHandler:
 
     def _fit(self, engine: Any) -> None:
         losses = {name: torch.cat(values) for name, values in self._losses.items()}
-        rank = 0
-        if dist.is_available() and dist.is_initialized():
+        if is_distributed():
             device = engine.state.device
             losses = {
                 name: evenly_divisible_all_gather(values.to(device), concat=True).cpu()
                 for name, values in losses.items()
             }
-            rank = dist.get_rank()
         provenance = {
             "network": network_fingerprint(engine.network),
             "date": datetime.now(UTC).isoformat(timespec="seconds"),
             **self.provenance,
         }
         self.thresholds = Thresholds.fit(losses, self.statistic, provenance)
-        if rank == 0:
+        if rank() == 0:
             self.thresholds.save(self.path)
             self._logger.info(
                 "thresholds %s accept %.0f %% of %d clean samples; saved to %s",
