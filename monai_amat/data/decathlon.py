@@ -18,6 +18,8 @@ from monai.transforms import LoadImage
 from nibabel.filebasedimages import ImageFileError
 from sklearn.model_selection import KFold
 
+from monai_amat.data.volume import check_voxels
+
 __all__ = ["Case", "Decathlon", "Split", "check_case", "split"]
 
 
@@ -254,14 +256,7 @@ def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTens
             f"{case.label}: label and image must be of one shape, found {tuple(label.shape[1:])} for the label, "
             f"{tuple(image.shape[1:])} for {case.image.name}."
         )
-    bad = int((~torch.isfinite(image)).sum())
-    if bad:
-        raise ValueError(f"{case.image}: {bad} voxel(s) are NaN or infinite; every voxel must be finite.")
-    for channel, voxels in enumerate(image):
-        if voxels.amax() == voxels.amin():
-            raise ValueError(
-                f"{case.image}: channel {channel} is constant ({voxels.amax():g}): there is no image in it."
-            )
+    check_voxels(image, case.image)
     valid = (label >= 0) & (label < num_classes) & (label == label.round())  # false for NaN as well
     if not bool(valid.all()):
         raise ValueError(

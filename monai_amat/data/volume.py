@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from monai.data import MetaTensor
 
-__all__ = ["check_volume"]
+__all__ = ["check_volume", "check_voxels"]
 
 
 def check_volume(image: torch.Tensor, *, channels: int) -> torch.Tensor:
@@ -33,12 +33,25 @@ def check_volume(image: torch.Tensor, *, channels: int) -> torch.Tensor:
     name = image.meta.get("filename_or_obj", "the volume") if isinstance(image, MetaTensor) else "the volume"
     if image.ndim != 4 or len(image) != channels:
         raise ValueError(f"{name}: expected {channels} channel(s) of three dimensions, found {tuple(image.shape)}")
+    check_voxels(image, name)
+    return image
+
+
+def check_voxels(image: torch.Tensor, name: object) -> None:
+    """Refuse voxels that a z-score makes nothing of.
+
+    Args:
+        image: ``(C, x, y, z)``.
+        name: what an error calls it.
+
+    Raises:
+        ValueError: for a voxel that is not finite, or a constant channel.
+    """
     bad = int((~torch.isfinite(image)).sum())
     if bad:
-        raise ValueError(f"{name}: {bad} voxel(s) are NaN or infinite; every voxel must be finite")
+        raise ValueError(f"{name}: {bad} voxel(s) are NaN or infinite; every voxel must be finite.")
     for channel, voxels in enumerate(image):
         if voxels.amax() == voxels.amin():
             raise ValueError(
-                f"{name}: channel {channel} is constant ({float(voxels.amax()):g}): there is no image in it"
+                f"{name}: channel {channel} is constant ({float(voxels.amax()):g}): there is no image in it."
             )
-    return image
