@@ -7,7 +7,9 @@ from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
 from monai_amat.handlers.margin_stats import MarginStatsHandler
 from monai_amat.handlers.non_finite_guard import NonFiniteGuard
+from monai_amat.handlers.radius_schedules import LinearRadius, RadiusSchedule, UniformRadius
 from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
+from monai_amat.handlers.shuffle_margins import ShuffleMargins
 from monai_amat.handlers.thresholds import ThresholdHandler
 
 __all__ = [
@@ -18,9 +20,13 @@ __all__ = [
     "EpochSeedHandler",
     "ExportHandler",
     "GradientClipHandler",
+    "LinearRadius",
     "MarginStatsHandler",
     "NonFiniteGuard",
+    "RadiusSchedule",
     "ResumeCheckpoint",
+    "ShuffleMargins",
     "ThresholdHandler",
+    "UniformRadius",
     "Visits",
 ]

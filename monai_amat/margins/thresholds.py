@@ -106,6 +106,28 @@ class Thresholds:
             },
         )
 
+    def shifted(self, k: float) -> Thresholds:
+        """ξ + k·std(V) for every term: a stricter (k < 0) or laxer judge from the same clean losses.
+
+        Raises:
+            ValueError: when the provenance does not hold the standard deviations.
+
+        Example:
+            >>> thresholds = Thresholds.fit({"total": torch.tensor([1.0, 3.0])})
+            >>> thresholds.shifted(0.5).values
+            {'total': 2.5}
+        """
+        if k == 0:
+            return self
+        spread = self.provenance.get("std", {})
+        if missing := sorted(self.values.keys() - spread.keys()):
+            raise ValueError(
+                f"thresholds cannot be shifted: their provenance holds no standard deviation of {missing}; fit them "
+                "again with calibrate.json"
+            )
+        values = {name: value + k * spread[name] for name, value in self.values.items()}
+        return Thresholds(values, {**self.provenance, "shifted_by": k})
+
     def save(self, path: str | Path) -> None:
         """Write JSON, whole or not at all."""
         content = {"format": _FORMAT, "thresholds": self.values, "provenance": self.provenance}

@@ -42,6 +42,10 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("amat",),
     ("amat", "amat_boundary"),
     ("amat", "amat_path"),
+    ("amat", "amat_relative"),
+    ("amat", "amat_shuffled"),
+    ("sat", "sat_uniform"),
+    ("sat", "sat_ramp"),
     ("amat", "amat_running"),
     ("calibrate",),
     ("evaluate",),
@@ -309,7 +313,7 @@ OVERLAYS: dict[str, tuple[set[str], set[str]]] = {
         },
         {
             *("delta", "max_margin", "attack_steps", "thresholds_file", "attack", "margins", "thresholds"),
-            *("acceptance", "rule", "margin_handler", "margin_stats"),
+            *("threshold_shift", "acceptance", "rule", "margin_handler", "margin_stats"),
         },
     ),
     "calibrate": ({"run"}, {"checkpoint", "thresholds_file", "statistic", "calibrate"}),
@@ -329,8 +333,18 @@ OVERLAYS: dict[str, tuple[set[str], set[str]]] = {
     ),
 }
 
-# The same over amat.json.
+# The same over the overlay that they say they lie on.
 VARIANTS: dict[str, tuple[set[str], set[str]]] = {
+    "sat_uniform": (
+        {"train#prepare_batch", "initialize", "resume_settings#arm"},
+        {"overlay_of", "radius"},
+    ),
+    "sat_ramp": (
+        {"train#prepare_batch", "initialize", "resume_settings#arm"},
+        {"overlay_of", "radius"},
+    ),
+    "amat_relative": ({"acceptance", "resume_settings#tolerance"}, {"overlay_of", "tolerance"}),
+    "amat_shuffled": ({"initialize", "resume_settings#shuffled"}, {"overlay_of", "shuffle"}),
     "amat_boundary": ({"attack", "rule"}, {"overlay_of"}),
     "amat_path": (
         {"thresholds", "acceptance", "rule", "resume_settings#thresholds"},
@@ -361,9 +375,10 @@ def test_an_overlay_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner
 
 
 @pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_of_amat_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner, name: str) -> None:
-    assert changes(merged(bundle, ("amat",)), merged(bundle, ("amat", name))) == VARIANTS[name]
-    assert json.loads(bundle.config(name).read_text())["overlay_of"] == "amat"
+def test_a_variant_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner, name: str) -> None:
+    below = json.loads(bundle.config(name).read_text())["overlay_of"]
+    assert below == name.partition("_")[0]
+    assert changes(merged(bundle, (below,)), merged(bundle, (below, name))) == VARIANTS[name]
 
 
 @pytest.mark.parametrize("name", ["sat", "amat"])

@@ -14,6 +14,7 @@ import matplotlib.image
 import pandas as pd
 import pytest
 import torch
+from ignite.engine import Events
 
 from monai_amat.engines import frozen, network_fingerprint
 from monai_amat.losses import DiceCELoss
@@ -112,6 +113,56 @@ def test_margins_follow_dice_along_the_path_where_that_is_asked_for(bundle: Bund
         bundle.run("amat", "amat_path", output_dir=str(output), dice_threshold=threshold, max_epochs=1)
         values = checkpoint(output, 1)["objects"]["margins"]["values"].tolist()
         assert {round(value, 4) for value in values} == expected
+
+
+def test_relative_acceptance_takes_samples_that_are_above_the_threshold_already(
+    bundle: BundleRunner, tmp_path: Path
+) -> None:
+    file = tmp_path / "thresholds.json"
+    content = {"format": 1, "thresholds": {"total": -100.0}, "provenance": {"std": {"total": 0.5}}}
+    file.write_text(json.dumps(content))
+    for tolerance, expected in ((100.0, 1.0), (-100.0, 0.0)):
+        output = tmp_path / str(tolerance)
+        settings: dict[str, Any] = {"tolerance": tolerance, "thresholds_file": str(file), "max_epochs": 1}
+        bundle.run("amat", "amat_relative", output_dir=str(output), **settings)
+        assert float(table(output / "margins.csv")[0]["accepted"]) == expected
+
+
+def test_controls_draw_ramp_and_shuffle(bundle: BundleRunner, tmp_path: Path) -> None:
+    """What a control does to its radii is tested with its class; here, that the overlay makes it do so."""
+    for name in ("sat_uniform", "sat_ramp"):
+        with bundle.workflow("sat", name, epsilon=4.0, output_dir=str(tmp_path / name)) as workflow:
+            trainer = workflow.parser.get_parsed_content("train#trainer")
+            seen: list[list[float]] = []
+
+            def note(engine: Any, seen: list[list[float]] = seen) -> None:
+                seen.append(engine.prepare_batch.last.radius.tolist())
+
+            trainer.add_event_handler(Events.ITERATION_COMPLETED, note)
+            workflow.run()
+        if name == "sat_ramp":
+            assert seen == [[pytest.approx(4.0 * i / 3)] * 4 for i in range(4)]
+        else:
+            assert len({radius for step in seen for radius in step}) == 16
+            assert 0 <= min(map(min, seen)) < max(map(max, seen)) <= 4
+    settings = {"thresholds_file": write_thresholds(tmp_path, 100.0), "max_epochs": 1}
+    for names in (("amat",), ("amat", "amat_shuffled")):
+        bundle.run(*names, output_dir=str(tmp_path / names[-1]), **settings)
+    objects = [checkpoint(tmp_path / name, 1)["objects"]["margins"]["values"] for name in ("amat", "amat_shuffled")]
+    assert objects[0].equal(objects[1])  # in the first epoch all margins were equal when they were dealt
+    settings["max_epochs"] = 2
+    for names in (("amat",), ("amat", "amat_shuffled")):
+        bundle.run(*names, output_dir=str(tmp_path / f"{names[-1]}2"), **settings)
+    longer = [checkpoint(tmp_path / f"{name}2")["objects"]["margins"]["values"] for name in ("amat", "amat_shuffled")]
+    assert not longer[0].equal(longer[1])
+
+
+def test_training_starts_from_given_weights(bundle: BundleRunner, std: Path, tmp_path: Path) -> None:
+    weights = std / "models" / "model.pt"
+    bundle.run(output_dir=str(tmp_path), initial_weights=str(weights), learning_rate=0.0, max_epochs=1)
+    started, trained = (load_weights(network(), file) for file in (weights, tmp_path / "models" / "model.pt"))
+    assert network_fingerprint(started) == network_fingerprint(trained)
+    assert checkpoint(tmp_path, 1)["settings"]["started_from"] == "model.pt"
 
 
 def test_running_thresholds_let_margins_wait_for_their_warm_up(bundle: BundleRunner, tmp_path: Path) -> None:

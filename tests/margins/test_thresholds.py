@@ -273,3 +273,20 @@ def test_thresholds_of_another_loss_are_refused(tmp_path: Path) -> None:
     assert Thresholds.load(file, {"loss": {"dice_over": "all"}, "data": "unknown to the file"}).values["total"] == 0.5
     with pytest.raises(ValueError, match=r"thresholds\.json was fitted with another loss: .*all.*, here .*present"):
         Thresholds.load(file, {"loss": {"dice_over": "present"}})
+
+
+# ------------------------------------------------------------------------------- shifting
+
+
+def test_shifting_a_mean_by_k_is_fitting_mean_plus_k_std() -> None:
+    losses = {"box": torch.tensor([1.0, 2.0, 6.0]), "cls": torch.tensor([0.1, 0.2, 0.9])}
+    shifted = Thresholds.fit(losses).shifted(0.3)
+    assert shifted.values == pytest.approx(Thresholds.fit(losses, MeanStd(0.3)).values)
+    assert shifted.provenance["shifted_by"] == 0.3
+
+
+def test_a_shift_needs_the_spread_of_every_term() -> None:
+    thresholds = Thresholds({"box": 1.0, "cls": 1.0}, {"std": {"cls": 0.1}})
+    assert thresholds.shifted(0.0) is thresholds
+    with pytest.raises(ValueError, match=r"no standard deviation of \['box'\]"):
+        thresholds.shifted(1.0)

@@ -1,0 +1,48 @@
+"""ShuffleMargins: the control in which margins belong to nobody in particular."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from ignite.engine import Events
+
+from monai_amat.margins import SampleMargins
+from monai_amat.seeding import fold, generator
+
+__all__ = ["ShuffleMargins"]
+
+
+class ShuffleMargins:
+    """Deal all margins out anew, by chance, at the start of every epoch.
+
+    The margins keep their distribution and every rule that moves them; only whose is whose is lost. Training that is
+    as good with it as without owes nothing to margins being a sample's own.
+
+    Args:
+        margins: the margins that training uses.
+        seed: the run's seed; what is dealt in an epoch depends on (seed, epoch) alone, so that resuming repeats it and
+            all processes agree.
+
+    Example:
+        >>> from ignite.engine import Engine
+        >>> margins = SampleMargins(4, initial=1.0)
+        >>> margins.values[:] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+        >>> trainer = Engine(lambda engine, batch: None)
+        >>> ShuffleMargins(margins, seed=1).attach(trainer)
+        >>> _ = trainer.run([0])
+        >>> sorted(margins.values.tolist()), margins.values.tolist() == [1.0, 2.0, 3.0, 4.0]
+        ([1.0, 2.0, 3.0, 4.0], False)
+    """
+
+    def __init__(self, margins: SampleMargins, *, seed: int = 0) -> None:
+        self.margins = margins
+        self.seed = seed
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a ``SupervisedTrainer``."""
+        engine.add_event_handler(Events.EPOCH_STARTED, self._shuffle)
+
+    def _shuffle(self, engine: Any) -> None:
+        order = torch.randperm(len(self.margins), generator=generator(fold(self.seed, engine.state.epoch)))
+        self.margins.values = self.margins.values[order]
