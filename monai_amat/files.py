@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-import tempfile
+import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +23,7 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
         OSError: when the folder cannot be written.
 
     Example:
+        >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> with whole_file(folder / "a.txt") as stream:
         ...     _ = stream.write(b"text")
@@ -31,15 +32,14 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    temporary = Path(name)
+    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    # Not mkstemp, which makes private files: results are to be read by whoever may read the folder.
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
         with os.fdopen(handle, "wb") as stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        # mkstemp makes private files; results are to be read by whoever may read the folder.
-        temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -55,9 +55,3 @@ def write_text_whole(path: Path, text: str) -> None:
     """Write UTF-8 text through :func:`whole_file`."""
     with whole_file(path) as stream:
         stream.write(text.encode("utf-8"))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -100,6 +100,12 @@ def test_a_result_may_be_read_by_whoever_may_read_the_folder(tmp_path: Path) -> 
         os.umask(before)
 
 
+def test_the_umask_of_the_process_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another thread may make files, or start programs, at the same time."""
+    monkeypatch.setattr(os, "umask", lambda mask: pytest.fail("umask was changed"))
+    write_text_whole(tmp_path / "a.txt", "x")
+
+
 def test_a_folder_that_cannot_be_made_is_an_os_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
