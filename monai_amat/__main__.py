@@ -41,6 +41,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 seeds=known.seeds,
                 overlays=known.overlays,
                 values=values,
+                evaluation=known.evaluation,
+                strength=known.strength,
+                reference=known.reference,
+                jobs=known.jobs,
                 say=lambda text: print(text, flush=True),
             ).run()
         elif values:
@@ -82,9 +86,25 @@ def _parser() -> argparse.ArgumentParser:
 
     compare = commands.add_parser("compare", help="a whole study: train, calibrate, attack, compare", epilog=more)
     compare.add_argument("--bundle", required=True, help="bundle folder")
-    compare.add_argument("--arms", nargs="+", required=True, help="std, sat:ε, amat, overlay:key=value …")
+    compare.add_argument(
+        "--arms",
+        nargs="+",
+        required=True,
+        help="std, sat:ε, amat, overlay:key=value …; initial_weights=std lets training start from that network",
+    )
     compare.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of training (0)")
     compare.add_argument("--overlays", nargs="*", default=[], help="config files over all others, for example small")
+    compare.add_argument(
+        "--evaluation",
+        default="robustness",
+        metavar="NAME",
+        help="another name attacks the same networks with other values, beside the first (%(default)s)",
+    )
+    compare.add_argument("--reference", help="arm that all others are compared with (the first)")
+    compare.add_argument(
+        "--strength", action="store_true", help="try stronger attacks too, on the first seed's networks"
+    )
+    compare.add_argument("--jobs", type=int, default=1, metavar="N", help="steps that may run at once (%(default)s)")
     compare.add_argument("--dataset_dir", required=True, help="data set folder")
     compare.add_argument("--output_dir", required=True, help="where results go; a run that stopped goes on from there")
 

@@ -2,6 +2,8 @@
 
 from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
 from monai_amat.robustness.curve import RobustnessCurve
+from monai_amat.robustness.differences import differences
+from monai_amat.robustness.margin_plots import TrainedMargins, plot_margins
 from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.pictures import (
     Example,
@@ -11,24 +13,32 @@ from monai_amat.robustness.pictures import (
     plot_examples,
 )
 from monai_amat.robustness.plots import plot_curves
+from monai_amat.robustness.probes import Probe, standard_probes
 from monai_amat.robustness.resampling import Interval, bootstrap, by_repetition
+from monai_amat.robustness.strength import AttackStrength
 from monai_amat.robustness.summary import AVERAGE, summarise
 
 __all__ = [
     "AVERAGE",
+    "AttackStrength",
     "Example",
     "Interval",
+    "Probe",
     "RobustnessCurve",
     "RobustnessMetric",
     "SegmentationExamples",
+    "TrainedMargins",
     "bootstrap",
     "by_repetition",
     "choose_sample",
     "compare",
+    "differences",
     "make_examples",
     "merge_rows",
     "plot_curves",
     "plot_examples",
+    "plot_margins",
+    "standard_probes",
     "summarise",
     "table_text",
     "write_comparison",

@@ -37,6 +37,8 @@ from monai_amat.robustness.summary import nested, summarise
 __all__ = ["RobustnessCurve"]
 
 _BOOTSTRAP = {"samples": 1000, "seed": 0, "level": 0.95}
+# What a sample has cost travels with its row, so that a resumed run knows what the whole has cost.
+_COSTS = ["seconds", "gradient_evaluations"]
 
 
 class RobustnessCurve:
@@ -51,7 +53,7 @@ class RobustnessCurve:
         network: the network, with its weights loaded; put on ``device``.
         data_loader: loader over an :class:`~monai_amat.data.IndexedDataset` (or a ``Subset`` of one) with a batch
             size; order does not matter. Every item is one sample: no ``num_samples`` crops.
-        loss: what the attack raises, and what is recorded.
+        loss: what is recorded, and what the attack raises unless ``attack_loss`` says otherwise.
         attack: used at every level; the paper evaluates with 100 steps of ``5·ε/100``.
         noise_levels: every ε, in the units of the network's input; 0 is the clean image.
         metric: what is made of the predictions.
@@ -66,6 +68,9 @@ class RobustnessCurve:
         progress: show a bar over the batches of all levels.
         settings: anything JSON can hold that the figures depend on and that is not seen here, such as the validation
             transforms; rows made under other settings are refused.
+        source: network the noise is made on, with its weights loaded; ``network`` itself by default. With another it
+            is a transfer attack.
+        attack_loss: what the attack raises, on the source; ``loss`` by default.
 
     Runs in one process.
 
@@ -91,6 +96,8 @@ class RobustnessCurve:
         inferer: Inferer | None = None,
         progress: bool = True,
         settings: Mapping[str, Any] | None = None,
+        source: nn.Module | None = None,
+        attack_loss: PerSampleLoss | None = None,
     ) -> None:
         self.noise_levels = _checked_levels(noise_levels)
         if data_loader.batch_size is None:
@@ -109,6 +116,8 @@ class RobustnessCurve:
         self.inferer = inferer
         self.progress = progress
         self.settings = dict(settings or {})
+        self.source = source
+        self.attack_loss = attack_loss
         self.store = PartStore(self.output_dir, text_columns=[] if group_key == "sample_id" else [group_key])
 
     def run(self) -> pd.DataFrame:
@@ -133,8 +142,9 @@ class RobustnessCurve:
         self.store.guard(self._guarded())
         # Training may have left the data set in a later epoch; what is drawn here must not depend on that.
         self.data.set_epoch(0)
-        self.network.to(self.device)
-        self.loss.to(self.device)
+        for module in (self.network, self.loss, self.source, self.attack_loss):
+            if module is not None:
+                module.to(self.device)
         ids = sample_ids(self.data, self.positions)
         missing = {level: self._missing(level, ids) for level in self.noise_levels}
         size = self.data_loader.batch_size or 1
@@ -153,8 +163,8 @@ class RobustnessCurve:
     def _attack(self, level: float, positions: Sequence[int], bar: tqdm[Any]) -> None:
         """One evaluator over the samples at ``positions``, whose batches are kept as they are finished."""
         prepare = PrepareBatchNoisy(
-            network=self.network,
-            loss=self.loss,
+            network=self.network if self.source is None else self.source,
+            loss=self.loss if self.attack_loss is None else self.attack_loss,
             attack=self.attack,
             epsilon=level,
             prepare_batch=self.prepare_batch,
@@ -178,7 +188,6 @@ class RobustnessCurve:
 
         def keep(engine: Engine) -> None:
             rows = self._rows(level, engine.state.batch, engine.state.output, prepare)
-            # The seconds travel with the rows, so that a resumed run knows what the whole has cost.
             rows["seconds"] = (perf_counter() - started) / len(rows)
             self.store.write(level, rows)
             bar.update()
@@ -203,7 +212,13 @@ class RobustnessCurve:
                 rows[name] = batch_column(batch, name, len(rows))
         if self.group_key != "sample_id":
             rows[self.group_key] = rows[self.group_key].astype(str)
-        numbers = {"loss": loss, "noise_norm": last.noise_norm, "stalled": last.result.stalled, **columns}
+        numbers = {
+            "loss": loss,
+            "noise_norm": last.noise_norm,
+            "stalled": last.result.stalled,
+            **columns,
+            "gradient_evaluations": last.result.steps,
+        }
         for name, values in numbers.items():
             rows[name] = values.detach().cpu().numpy()
         if rows["sample_id"].duplicated().any():
@@ -224,6 +239,11 @@ class RobustnessCurve:
 
     def _guarded(self) -> dict[str, Any]:
         """All that a row depends on, apart from its noise level and its sample."""
+        elsewhere: dict[str, Any] = {}
+        if self.source is not None:
+            elsewhere["source"] = network_fingerprint(self.source)
+        if self.attack_loss is not None:
+            elsewhere["attack_loss"] = describe(self.attack_loss)
         return {
             "attack": describe(self.attack),
             "network": network_fingerprint(self.network),
@@ -235,29 +255,34 @@ class RobustnessCurve:
             "inferer": describe(self.inferer),
             "columns": [self.group_key, *self.extra_keys],
             "settings": describe(self.settings),
+            **elsewhere,
         }
 
     def _finish(self, ids: Sequence[int]) -> pd.DataFrame:
         """Put all parts together and write what is made of them."""
         kept = pd.concat([self.store.read(level) for level in self.noise_levels], ignore_index=True)
         kept = kept[kept["sample_id"].isin(ids)].sort_values(["noise_level", "sample_id"], ignore_index=True)
-        rows = kept.drop(columns="seconds")
+        # Rows that were kept before gradient evaluations were counted lack them.
+        rows, costs = kept.drop(columns=_COSTS, errors="ignore"), kept.reindex(columns=_COSTS)
         table = summarise(rows, self.metric, group_key=self.group_key, **_BOOTSTRAP)  # type: ignore[arg-type]
         levels: dict[str, dict[str, Any]] = dict(nested(table))
         for level, of_level in rows.groupby("noise_level"):
+            evaluations = costs.loc[of_level.index, "gradient_evaluations"].mean(skipna=False)
             levels[f"{level:g}"] |= {
                 "samples": len(of_level),
                 "groups": of_level[self.group_key].nunique(),
                 "loss": float(of_level["loss"].mean()),
                 "noise_norm": float(of_level["noise_norm"].mean()),
                 "stalled": int(of_level["stalled"].sum()),
+                "gradient_evaluations": None if math.isnan(evaluations) else float(evaluations),
+                "seconds": float(costs.loc[of_level.index, "seconds"].sum()),
             }
         summary = {
             "levels": levels,
             "bootstrap": {**_BOOTSTRAP, "group": self.group_key},
             "noise_levels": list(self.noise_levels),
             **self._guarded(),
-            "seconds": float(kept["seconds"].sum()),
+            "seconds": float(costs["seconds"].sum()),
             **environment(self.device),
         }
         write_rows(self.output_dir / "robustness.csv", rows)

@@ -75,9 +75,15 @@ def summarise(
     Raises:
         ValueError: for an empty frame or a missing column.
     """
+    return summarise_by(frame, by_noise_level(metric), group_key=group_key, samples=samples, seed=seed, level=level)
+
+
+def summarise_by(
+    frame: pd.DataFrame, statistic: Statistic, *, group_key: str, samples: int, seed: int, level: float
+) -> pd.DataFrame:
+    """The table of :func:`summarise` for any statistic named by noise level and name."""
     if missing := {"noise_level", group_key} - set(frame.columns):
         raise ValueError(f"the rows lack the columns {sorted(missing)}; they have {list(frame.columns)}")
-    statistic = by_noise_level(metric)
     intervals = bootstrap(frame, statistic, group=group_key, samples=samples, seed=seed, level=level)
     runs = [run for _, run in frame.groupby("seed")] if "seed" in frame.columns else [frame]
     single = [statistic(run, None) for run in runs]

@@ -2,8 +2,22 @@
 
 from monai_amat.study.arms import Arm, Bundle
 from monai_amat.study.compare import Study
+from monai_amat.study.costs import training_costs
 from monai_amat.study.overlay import write_overlay
+from monai_amat.study.plan import Plan
 from monai_amat.study.quickstart import quickstart
+from monai_amat.study.schedule import run_steps
 from monai_amat.study.steps import Step, StepError
 
-__all__ = ["Arm", "Bundle", "Step", "StepError", "Study", "quickstart", "write_overlay"]
+__all__ = [
+    "Arm",
+    "Bundle",
+    "Plan",
+    "Step",
+    "StepError",
+    "Study",
+    "quickstart",
+    "run_steps",
+    "training_costs",
+    "write_overlay",
+]

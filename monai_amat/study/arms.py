@@ -55,6 +55,27 @@ class Bundle:
         part = re.split("#|::", key)[:-1]
         return key in parser or (bool(part) and "#".join(part) in parser)
 
+    def concerns(self, key: str, names: Sequence[str], overlays: Sequence[str]) -> bool:
+        """Whether a value at ``key`` is meant for a run of the config files ``names`` with ``overlays`` over them.
+
+        An overlay such as ``small`` lies over every run and has values for all of them. Those that a run itself does
+        not take, but other config files of the bundle do, are not meant for it: steps of the attack are nothing to
+        training. What the overlay alone has is meant for every run that it lies over.
+        """
+        if not self.takes(key, (*names, *overlays)):
+            return False
+        return self.takes(key, names) or not any(
+            self._takes_over_training(key, file.stem)
+            for file in sorted(self.config("train").parent.glob("*.json"))
+            if file.stem not in (*overlays, "metadata")
+        )
+
+    def _takes_over_training(self, key: str, name: str) -> bool:
+        try:
+            return self.takes(key, ("train", *self.overlays(name)))
+        except (KeyError, ValueError):  # it does not lie on training alone, so that nothing is known of it
+            return False
+
     def shapes_network(self, key: str) -> bool:
         """Whether the architecture depends on the ID ``key``: a part of ``network_def``, or referred to there."""
         definition = json.loads(self.config("train").read_text(encoding="utf-8")).get("network_def")
@@ -79,7 +100,8 @@ class Arm:
     def parse(cls, spec: str, bundle: Bundle) -> Arm:
         """Read ``overlay[+overlay…][:ε]`` or ``overlay[+overlay…][:key=value,key=value…]``; ``std`` has no overlay.
 
-        A bare number sets ``epsilon``.
+        A bare number sets ``epsilon``. ``initial_weights=std`` lets training start from the clean network of the same
+        seed.
 
         Raises:
             ValueError: for an overlay that the bundle has not got, or values that cannot be read or that nothing reads.
@@ -128,6 +150,11 @@ class Arm:
     def folder(self) -> str:
         """Its folder's name."""
         return re.sub(r"[^A-Za-z0-9.+=-]+", "_", self.spec)
+
+    @property
+    def starts_from_std(self) -> bool:
+        """Whether training starts from the weights of the clean network of the same seed, ``initial_weights=std``."""
+        return dict(self.values).get("initial_weights") == "std"
 
     def needs_thresholds(self, bundle: Bundle) -> bool:
         """Whether training reads a thresholds file."""

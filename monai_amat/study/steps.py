@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import re
 import shlex
-import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from monai_amat.files import write_text_whole
 from monai_amat.study.arms import Bundle
+from monai_amat.study.process import Processes
 
 __all__ = ["Step", "StepError"]
 
@@ -30,11 +29,17 @@ class Step:
     """``python -m monai.bundle run`` with these config files and values.
 
     Args:
-        name: what it does: ``train``, ``calibrate`` or ``robustness``.
+        name: what it does: ``train``, ``calibrate``, the evaluation's name, or ``strength``.
         bundle: the bundle.
         configs: names of its config files, in order.
         output_dir: where it writes; ``<name>.json`` there says whether it is done, ``<name>.log`` what it printed.
-        values: values set on the command line, by id.
+        values: values set on the command line, by ID.
+        paths: the same for where things of the study lie, which does not decide the outcome and is not remembered: a
+            study may be moved. One here goes before a value of the same ID, so that ``initial_weights`` is remembered
+            as ``std`` and run with that network's file.
+        after: steps that must be done first.
+        reads: whether a value by some ID would be one of this step's; what a record of its holds besides decides
+            nothing.
     """
 
     name: str
@@ -42,6 +47,9 @@ class Step:
     configs: Sequence[str]
     output_dir: Path
     values: Mapping[str, Any]
+    paths: Mapping[str, Path] = field(default_factory=dict)
+    after: Sequence[Step] = ()
+    reads: Callable[[str], bool] = lambda key: True
 
     @property
     def record(self) -> Path:
@@ -51,18 +59,34 @@ class Step:
     def command(self) -> list[str]:
         """Arguments of the run, without the interpreter; ``shlex.join`` makes them a line to type."""
         files = [str(self.bundle.config(name)) for name in self.configs]
-        values = {"bundle_root": str(self.bundle.root), "output_dir": str(self.output_dir), **self.values}
         return [
             *("-m", "monai.bundle", "run", "--config_file", json.dumps(files)),
             *("--meta_file", str(self.bundle.config("metadata"))),
             *("--logging_file", str(self.bundle.root / "configs" / "logging.conf")),
-            *(text for key, value in values.items() for text in (f"--{key}", _text(value))),
+            *(text for key, value in self.settings().items() for text in (f"--{key}", _text(value))),
         ]
 
-    def run(self) -> float:
+    def settings(self) -> dict[str, Any]:
+        """Every value that the bundle is run with, by ID."""
+        paths = {key: str(path) for key, path in self.paths.items()}
+        return {"bundle_root": str(self.bundle.root), "output_dir": str(self.output_dir), **self.values, **paths}
+
+    def done(self) -> bool:
+        """Whether it needs no more running.
+
+        Raises:
+            RuntimeError: when the folder holds this step with other settings.
+        """
+        return bool(self._remembered().get("complete"))
+
+    def run(self, processes: Processes | None = None, environment: Mapping[str, str] | None = None) -> float:
         """Run it unless it is done, and return the seconds it took, all attempts together.
 
         Progress bars go to the terminal, everything else to the log.
+
+        Args:
+            processes: what runs the program; for this one alone by default.
+            environment: variables to set for it.
 
         Raises:
             RuntimeError: when the folder holds this step with other settings, or another process is at it.
@@ -71,12 +95,12 @@ class Step:
         before = self._remembered()
         if before.get("complete"):
             return float(before["seconds"])
-        self.output_dir.mkdir(parents=True, exist_ok=True)
         spent = float(before.get("seconds", 0.0))
         started = time.perf_counter()
         log = self.output_dir / f"{self.name}.log"
         # MONAI warns of every configuration it parses; ours come with the bundle that the user named.
         arguments = [sys.executable, "-W", "ignore::UserWarning:monai.bundle.scripts", *self.command()]
+        self.output_dir.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as stream:
             # The run inherits the lock with its output: it may outlive a study that was killed, for a while.
             try:
@@ -84,25 +108,26 @@ class Step:
             except BlockingIOError:
                 raise RuntimeError(f"another process is at {self.output_dir}; wait for it, or stop it") from None
             self._remember(complete=False, seconds=spent)
-            code, errors = _run(arguments, stream)
+            code, errors = (processes or Processes()).run(arguments, stream, environment)
         spent += time.perf_counter() - started
+        self._remember(complete=code == 0, seconds=spent)
         if code != 0:
-            self._remember(complete=False, seconds=spent)
             raise StepError(
                 f"{self.name} ended with code {code}: {_cause(errors)}\n(log: {log}; to run it alone: "
                 f"python {shlex.join(self.command())})"
             )
-        self._remember(complete=True, seconds=spent)
         return spent
 
     def _remembered(self) -> dict[str, Any]:
         if not self.record.is_file():
             return {}
         content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
+        before, now = content["values"], self._decisive()
+        kept = {key for key in before if key in now or self.reads(key)}
         changed = sorted(
-            f"{key}: {content['values'].get(key)!r}, now {_settings(self).get(key)!r}"
-            for key in content["values"].keys() | _settings(self).keys()
-            if content["values"].get(key) != _settings(self).get(key)
+            f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
+            for key in kept | now.keys()
+            if before.get(key) != now.get(key)
         )
         if changed:
             raise RuntimeError(
@@ -112,35 +137,12 @@ class Step:
         return content
 
     def _remember(self, *, complete: bool, seconds: float) -> None:
-        content = {"complete": complete, "seconds": round(seconds, 1), "values": _settings(self)}
+        content = {"complete": complete, "seconds": round(seconds, 1), "values": self._decisive()}
         write_text_whole(self.record, json.dumps(content, indent=2) + "\n")
 
-
-def _run(arguments: Sequence[str], log: IO[bytes]) -> tuple[int, str]:
-    """Run a program and return its exit code and the end of what it wrote to its error stream.
-
-    Progress bars, which redraw their line, are passed on to the terminal; all else, tracebacks too, goes to the log.
-    """
-    kept = b""
-    with subprocess.Popen(
-        arguments, stdout=log, stderr=subprocess.PIPE, env={**os.environ, "PYTHONUNBUFFERED": "1"}
-    ) as process:
-        assert process.stderr is not None
-        try:
-            while chunk := os.read(process.stderr.fileno(), 65536):
-                for line in re.findall(rb"[^\n]*\n|[^\n]+", chunk):
-                    _, redrawn, rest = line.rpartition(b"\r")
-                    if redrawn:
-                        sys.stderr.write(line.decode("utf-8", errors="replace"))
-                    if not redrawn or rest.endswith(b"\n"):  # of a bar its end, which a traceback may follow
-                        log.write(rest)
-                sys.stderr.flush()
-                log.flush()
-                kept = (kept + chunk)[-(1 << 20) :]
-        except BaseException:
-            process.kill()  # an interrupted study leaves no run behind
-            raise
-    return process.returncode, kept.decode("utf-8", errors="replace")
+    def _decisive(self) -> dict[str, Any]:
+        """What decides the outcome; where things lie does not."""
+        return {"configs": list(self.configs), **{key: _text(value) for key, value in self.values.items()}}
 
 
 def _cause(errors: str) -> str:
@@ -157,12 +159,6 @@ def _cause(errors: str) -> str:
     lines = first.splitlines()
     starts = [i for i, line in enumerate(lines) if re.match(r"^[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
     return "\n".join(lines[starts[-1] :] if starts else lines[-3:]) or "it printed no error"
-
-
-def _settings(step: Step) -> dict[str, Any]:
-    """What decides the outcome; where things lie does not."""
-    kept = {key: _text(value) for key, value in step.values.items() if key not in ("checkpoint", "thresholds_file")}
-    return {"configs": list(step.configs), **kept}
 
 
 def _text(value: Any) -> str:

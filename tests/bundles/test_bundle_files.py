@@ -43,6 +43,7 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("amat", "amat_boundary"),
     ("amat", "amat_path"),
     ("amat", "amat_relative"),
+    ("amat", "amat_relative", "amat_balanced"),
     ("amat", "amat_shuffled"),
     ("sat", "sat_uniform"),
     ("sat", "sat_ramp"),
@@ -50,6 +51,7 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("calibrate",),
     ("evaluate",),
     ("robustness",),
+    ("robustness", "strength"),
     ("multi_gpu_train",),
     ("multi_gpu_train", "sat"),
     ("multi_gpu_train", "amat"),
@@ -254,7 +256,9 @@ def test_every_target_exists_and_takes_what_it_is_given(bundle: BundleRunner, na
             assert needed <= given, f"{place}: {target} needs {sorted(needed - given)}"
 
 
-@pytest.mark.parametrize("name", ["train", "inference", "sat", "amat", "calibrate", "evaluate", "robustness"])
+@pytest.mark.parametrize(
+    "name", ["train", "inference", "sat", "amat", "calibrate", "evaluate", "robustness", "strength"]
+)
 def test_every_name_in_an_expression_exists(bundle: BundleRunner, name: str) -> None:
     found = 0
     for text in texts(json.loads(bundle.config(name).read_text())):
@@ -327,8 +331,8 @@ OVERLAYS: dict[str, tuple[set[str], set[str]]] = {
     "robustness": (
         {"validate#slices", "run"},
         {
-            *("checkpoint", "section", "test_cases", "test_slices", "noise_levels", "evaluation_steps"),
-            *("evaluation_attack", "metric_label", "noise_label", "metric", "curve", "examples"),
+            *("checkpoint", "robustness_dir", "section", "test_cases", "test_slices", "noise_levels"),
+            *("evaluation_steps", "evaluation_attack", "metric_label", "noise_label", "metric", "curve", "examples"),
         },
     ),
 }
@@ -344,6 +348,10 @@ VARIANTS: dict[str, tuple[set[str], set[str]]] = {
         {"overlay_of", "radius"},
     ),
     "amat_relative": ({"acceptance", "resume_settings#tolerance"}, {"overlay_of", "tolerance"}),
+    "amat_balanced": (
+        {"margins", "rule", "tolerance", "resume_settings#start_margin"},
+        {"overlay_of", "start_margin", "decay"},
+    ),
     "amat_shuffled": ({"initialize", "resume_settings#shuffled"}, {"overlay_of", "shuffle"}),
     "amat_boundary": ({"attack", "rule"}, {"overlay_of"}),
     "amat_path": (
@@ -354,6 +362,18 @@ VARIANTS: dict[str, tuple[set[str], set[str]]] = {
         {"thresholds", "margin_handler", "resume_objects#thresholds", "resume_settings#thresholds"},
         {"overlay_of", "warmup"},
     ),
+}
+
+
+# And over robustness.json.
+MEASUREMENTS: dict[str, tuple[set[str], set[str]]] = {
+    "strength": (
+        {"validate#slices", "run"},
+        {
+            *("overlay_of", "strength_samples", "strength_noise_levels", "strength_steps", "huge_radius"),
+            *("source_checkpoint", "source_network", "strength_loss", "probes", "strength"),
+        },
+    )
 }
 
 
@@ -377,8 +397,16 @@ def test_an_overlay_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_variant_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner, name: str) -> None:
     below = json.loads(bundle.config(name).read_text())["overlay_of"]
-    assert below == name.partition("_")[0]
-    assert changes(merged(bundle, (below,)), merged(bundle, (below, name))) == VARIANTS[name]
+    assert below == ("amat_relative" if name == "amat_balanced" else name.partition("_")[0])
+    under = ("amat", below) if below == "amat_relative" else (below,)
+    changed, added = changes(merged(bundle, under), merged(bundle, (*under, name)))
+    assert (changed - {"overlay_of"}, added | {"overlay_of"}) == VARIANTS[name]
+
+
+@pytest.mark.parametrize("name", MEASUREMENTS)
+def test_a_measurement_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner, name: str) -> None:
+    assert changes(merged(bundle, ("robustness",)), merged(bundle, ("robustness", name))) == MEASUREMENTS[name]
+    assert json.loads(bundle.config(name).read_text())["overlay_of"] == "robustness"
 
 
 @pytest.mark.parametrize("name", ["sat", "amat"])
@@ -391,7 +419,15 @@ def test_an_arm_adds_to_what_is_initialised(bundle: BundleRunner, name: str) -> 
 
 def test_small_changes_size_only(bundle: BundleRunner) -> None:
     """Loss, network family, rule, thresholds and metric are those of full size."""
-    for arm in ((), ("sat",), ("amat",), ("amat", "amat_boundary"), ("calibrate",), ("robustness",)):
+    for arm in (
+        (),
+        ("sat",),
+        ("amat",),
+        ("amat", "amat_boundary"),
+        ("calibrate",),
+        ("robustness",),
+        ("robustness", "strength"),
+    ):
         changed, added = changes(merged(bundle, arm), merged(bundle, (*arm, "small")))
         assert changed <= {
             *("amp", "base_features", "batch_size", "val_batch_size", "num_workers", "max_epochs", "val_interval"),

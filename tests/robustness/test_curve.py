@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from monai_amat.attacks import ProjectedGradientDescent
+from monai_amat.attacks import ProjectedGradientDescent, Restarts
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.losses import DiceCELoss
 from monai_amat.metrics import AverageDiceIndex, DiceIndices
@@ -25,6 +26,15 @@ MakeCurve = Callable[..., RobustnessCurve]
 
 def first_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["noise_level"] == rows["noise_level"].min()]
+
+
+def another_network(seed: int = 1) -> nn.Sequential:
+    """A network for the same slices, such as noise may be made on."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        return nn.Sequential(
+            nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.LeakyReLU(), nn.Conv2d(4, 3, 3, padding=1)
+        )
 
 
 def test_rows_hold_what_every_sample_scored(make_curve: MakeCurve, network: Any) -> None:
@@ -148,6 +158,8 @@ def test_samples_of_an_inner_subset_keep_their_source_ids(make_curve: MakeCurve)
         ({"loss": DiceCELoss(dice_over="present")}, "loss.dice_over was all, is now present"),
         ({"settings": {"transforms": "other"}}, "settings.transforms was not there, is now other"),
         ({"dataset": IndexedDataset([{"image": torch.zeros(1)}], seed=3)}, "data was"),
+        ({"source": another_network()}, "source was not there, is now [0-9a-f]{16}"),
+        ({"attack_loss": DiceCELoss()}, "attack_loss was not there, is now"),
     ],
 )
 def test_rows_made_otherwise_are_refused(make_curve: MakeCurve, change: dict[str, Any], message: str) -> None:
@@ -162,6 +174,100 @@ def test_rows_of_other_weights_are_refused(make_curve: MakeCurve, network: Any) 
         network[0].bias[0] += 1e-6
     with pytest.raises(RuntimeError, match="network was"):
         make_curve(noise_levels=[0]).run()
+
+
+def test_rows_of_another_source_or_attack_loss_are_refused(make_curve: MakeCurve) -> None:
+    first, second = another_network(), another_network(seed=2)
+    make_curve(noise_levels=[1], source=first, attack_loss=DiceCELoss()).run()
+    make_curve(noise_levels=[1], source=first, attack_loss=DiceCELoss()).run()
+    with pytest.raises(RuntimeError, match=r"source was .*, is now"):
+        make_curve(noise_levels=[1], source=second, attack_loss=DiceCELoss()).run()
+    with pytest.raises(RuntimeError, match=r"attack_loss\.smooth was"):
+        make_curve(noise_levels=[1], source=first, attack_loss=DiceCELoss(smooth=1.0)).run()
+    with pytest.raises(RuntimeError, match=r"source was .*, is now not there"):
+        make_curve(noise_levels=[1], attack_loss=DiceCELoss()).run()
+
+
+def test_what_a_plain_run_is_guarded_by_stays_as_it_was(make_curve: MakeCurve, tmp_path: Path) -> None:
+    """Rows of earlier runs must not be refused for settings they did not have."""
+    make_curve(noise_levels=[0]).run()
+    assert list(json.loads((tmp_path / "run" / "settings.json").read_text())) == [
+        *("attack", "network", "loss", "metric", "data", "seed", "prepare_batch", "inferer", "columns", "settings")
+    ]
+
+
+def test_noise_may_be_made_on_another_network_and_raise_another_loss(
+    make_curve: MakeCurve, network: Any, tmp_path: Path
+) -> None:
+    source, dice_alone = another_network(), DiceCELoss(weights={"ce": 0.0})
+    before = {name: value.clone() for name, value in source.state_dict().items()}
+    curve = make_curve(noise_levels=[2.5], source=source, attack_loss=dice_alone)
+    rows = curve.run()
+    # The same noise by hand: on the source in eval mode, one sample at a time.
+    source.eval()
+    items = [curve.data[i] for i in range(10)]
+    images, labels = (torch.stack([item[key] for item in items]) for key in ("image", "label"))
+    noisy = curve.attack(
+        lambda noise, rows: dice_alone(source(noise), labels[rows]),
+        images,
+        2.5,
+        seeds=[item["sample_seed"] for item in items],
+    ).noisy
+    with torch.no_grad():
+        # What is recorded is the whole loss of the network that is attacked.
+        expected = DiceCELoss()(network.eval()(noisy), labels)
+    np.testing.assert_allclose(rows["loss"], expected, rtol=1e-4)
+    others: list[dict[str, Any]] = [{}, {"source": source}, {"attack_loss": dice_alone}]
+    for number, other in enumerate(others):
+        again = make_curve(noise_levels=[2.5], output_dir=tmp_path / str(number), **other)
+        assert np.abs(again.run()["loss"] - expected.numpy()).max() > 1e-3
+    assert all(torch.equal(value, source.state_dict()[name]) for name, value in before.items())
+
+
+def test_the_source_is_left_as_it_was_found(make_curve: MakeCurve) -> None:
+    source = another_network().train()
+    source[1].eval()
+    make_curve(noise_levels=[1], source=source).run()
+    assert source.training
+    assert not source[1].training
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in source.parameters())
+
+
+def test_all_that_the_attack_needs_goes_to_the_device(
+    make_curve: MakeCurve, network: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed: dict[int, Any] = {}
+    move = nn.Module.to
+
+    def note(self: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+        placed[id(self)] = args[0] if args else kwargs
+        return move(self, *args, **kwargs)
+
+    monkeypatch.setattr(nn.Module, "to", note)
+    modules = {"network": network, "loss": DiceCELoss(), "source": another_network(), "attack_loss": DiceCELoss()}
+    make_curve(noise_levels=[1], device="cpu", **modules).run()
+    assert {name: placed.get(id(module)) for name, module in modules.items()} == dict.fromkeys(
+        modules, torch.device("cpu")
+    )
+
+
+def test_what_each_level_has_cost_is_kept_with_its_rows(make_curve: MakeCurve, tmp_path: Path) -> None:
+    make_curve(attack=Restarts(ProjectedGradientDescent(steps=3, rel_step=0.5), 2)).run()
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    costs = [summary["levels"][level]["gradient_evaluations"] for level in ("0", "1", "2.5")]
+    assert costs == [0.0, 6.0, 6.0]
+    seconds = [summary["levels"][level]["seconds"] for level in ("0", "1", "2.5")]
+    assert min(seconds) > 0
+    assert summary["seconds"] == pytest.approx(sum(seconds))
+
+
+def test_rows_from_before_gradients_were_counted_still_serve(make_curve: MakeCurve, tmp_path: Path) -> None:
+    rows = make_curve(noise_levels=[1]).run()
+    part = min((tmp_path / "run" / "parts").rglob("*.csv"))
+    pd.read_csv(part, dtype={"case": str}).drop(columns="gradient_evaluations").to_csv(part, index=False)
+    pd.testing.assert_frame_equal(make_curve(noise_levels=[1]).run(), rows)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["levels"]["1"]["gradient_evaluations"] is None
 
 
 def test_a_number_that_is_not_finite_names_its_sample(make_curve: MakeCurve, network: Any, tmp_path: Path) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +17,8 @@ from monai.data import set_track_meta
 from monai.utils import set_determinism
 
 from monai_amat.data import write_phantom
-from monai_amat.study import steps
+from monai_amat.study import Study
+from monai_amat.study.process import Processes
 
 # As strings, as they come from the command line.
 TINY: dict[str, str] = {
@@ -44,7 +46,9 @@ class InProcess:
         self.commands: list[list[str]] = []
         self.fail_at: int | None = None
 
-    def __call__(self, arguments: Sequence[str], log: IO[bytes]) -> tuple[int, str]:
+    def __call__(
+        self, arguments: Sequence[str], log: IO[bytes], environment: Mapping[str, str] | None = None
+    ) -> tuple[int, str]:
         self.commands.append(list(arguments))
         if self.fail_at == len(self.commands):
             return -9, ""
@@ -66,16 +70,21 @@ class InProcess:
     @property
     def ran(self) -> list[str]:
         """Arm and name of each step, in order."""
-        outputs = [Path(words[words.index("--output_dir") + 1]) for words in self.commands]
-        configs = [words[words.index("--config_file") + 1] for words in self.commands]
-        names = ["calibrate" if "calibrate" in c else "robustness" if "robustness" in c else "train" for c in configs]
-        return [f"{output.parent.name} {name}" for output, name in zip(outputs, names, strict=True)]
+        return [self.named(words) for words in self.commands]
+
+    @staticmethod
+    def named(words: Sequence[str]) -> str:
+        """Arm and name of the step that a command line is of."""
+        output = Path(words[list(words).index("--output_dir") + 1])
+        configs = {Path(file).stem for file in json.loads(words[list(words).index("--config_file") + 1])}
+        name = next((name for name in ("strength", "calibrate", "robustness") if name in configs), "train")
+        return f"{output.parts[output.parts.index('arms') + 1]} {name}"
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch) -> InProcess:
     runner = InProcess()
-    monkeypatch.setattr(steps, "_run", runner)
+    monkeypatch.setattr(Processes, "run", lambda self, *arguments: runner(*arguments))
     return runner
 
 
@@ -94,3 +103,15 @@ def hippocampus() -> Path:
 @pytest.fixture
 def tiny() -> dict[str, Any]:
     return dict(TINY)
+
+
+@pytest.fixture
+def study(hippocampus: Path, tiny_phantom: Path, tmp_path: Path, tiny: dict[str, str], in_process: InProcess) -> Any:
+    """Makes a study of tiny runs that say nothing; keywords replace its arguments."""
+
+    def make(*arms: str, **changes: Any) -> Study:
+        values = {**tiny, **changes.pop("values", {})}
+        given = {"dataset_dir": tiny_phantom, "output_dir": tmp_path / "study", "overlays": ["small"], **changes}
+        return Study(given.pop("bundle", hippocampus), arms, values=values, **{"say": lambda text: None, **given})
+
+    return make

@@ -59,10 +59,25 @@ def test_compare_takes_arms_seeds_overlays_and_values(recorder: Recorder) -> Non
         "seeds": [0, 1],
         "overlays": ["small"],
         "values": {"max_epochs": "5", "optimizer#lr": "0.1", "noise": "[0, 2]"},
+        "evaluation": "robustness",
+        "strength": False,
+        "reference": None,
+        "jobs": 1,
     }
     assert callable(say)
     assert main(COMPARE) == 0
     assert (recorder.given["seeds"], recorder.given["overlays"], recorder.given["values"]) == ([0], [], {})
+
+
+def test_compare_takes_evaluation_strength_and_jobs(recorder: Recorder) -> None:
+    # Values of the bundle may begin like an option.
+    words = ["--evaluation", "on_validation", "--strength", "--reference", "sat:5", "--jobs", "3"]
+    words += ["--strength_samples", "5"]
+    assert main([*COMPARE, *words, "--strength#reference", "pgd-20"]) == 0
+    given = recorder.given
+    assert (given["evaluation"], given["strength"], given["jobs"]) == ("on_validation", True, 3)
+    assert given["reference"] == "sat:5"
+    assert given["values"] == {"strength_samples": "5", "strength#reference": "pgd-20"}
 
 
 def test_negative_values_and_values_with_an_equals_sign_are_values(recorder: Recorder) -> None:
@@ -90,6 +105,7 @@ def test_quickstart_needs_nothing(recorder: Recorder) -> None:
         (["train"], "invalid choice: 'train'"),
         (["compare", "--bundle", "b"], "required: --arms, --dataset_dir, --output_dir"),
         ([*COMPARE, "--seeds", "one"], "invalid int value: 'one'"),
+        ([*COMPARE, "--jobs", "many"], "invalid int value: 'many'"),
         ([*COMPARE, "--max_epochs"], "--max_epochs needs a value"),
         (["quickstart", "stray"], "cannot read 'stray': config values are set by --id value"),
         (["phantom", "p", "--depth", "3"], r"phantom takes no ['depth']"),
@@ -159,7 +175,7 @@ def test_studies_that_cannot_be_are_errors_of_the_user(
     """The whole way, with no part replaced."""
     words = ["compare", "--bundle", str(hippocampus), "--dataset_dir", str(tiny_phantom), "--output_dir"]
     assert main([*words, str(tmp_path / "o"), "--arms", "wild"]) == 1
-    assert "has no configs/wild.json; there are amat, amat_boundary" in capsys.readouterr().err
+    assert "has no configs/wild.json; there are amat, amat_balanced" in capsys.readouterr().err
     (tmp_path / "file").touch()
     assert main([*words, str(tmp_path / "file" / "o"), "--arms", "std"]) == 1
     assert str(tmp_path / "file" / "o") in capsys.readouterr().err
@@ -187,7 +203,11 @@ def test_help_comes_at_once(words: list[str], tmp_path: Path) -> None:
     )
     assert shown.returncode == 0, shown.stderr
     assert "usage: python -m monai_amat" in shown.stdout
-    for name in ("quickstart", "compare", "phantom") if words == ["--help"] else ("--arms", "--seeds", "--id value"):
+    for name in (
+        ("quickstart", "compare", "phantom")
+        if words == ["--help"]
+        else ("--arms", "--jobs", "--evaluation", "--id value")
+    ):
         assert name in shown.stdout
 
 

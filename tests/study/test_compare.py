@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,23 +20,12 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_amat.study import Study, quickstart
+from monai_amat.study import quickstart
+from monai_amat.study.process import Processes
 from monai_amat.study.steps import StepError
 
 if TYPE_CHECKING:
     from tests.study.conftest import InProcess
-
-
-@pytest.fixture
-def study(hippocampus: Path, tiny_phantom: Path, tmp_path: Path, tiny: dict[str, str], in_process: InProcess) -> Any:
-    """Makes a study of tiny runs that say nothing; keywords replace its arguments."""
-
-    def make(*arms: str, **changes: Any) -> Study:
-        values = {**tiny, **changes.pop("values", {})}
-        given = {"dataset_dir": tiny_phantom, "output_dir": tmp_path / "study", "overlays": ["small"], **changes}
-        return Study(given.pop("bundle", hippocampus), arms, values=values, **{"say": lambda text: None, **given})
-
-    return make
 
 
 def stamps(folder: Path) -> dict[str, int]:
@@ -142,7 +132,7 @@ def test_a_bundle_without_examples_gets_no_picture_of_them(study: Any, hippocamp
     file.write_text(json.dumps(content))
     study("std", bundle=bundle).run()
     assert {path.name for path in (tmp_path / "study").iterdir()} == {
-        *("arms", "curve.png", "robustness.csv", "summary.json", "table.md"),
+        *("arms", "costs.csv", "costs.md", "curve.png", "robustness.csv", "summary.json", "table.md"),
     }
 
 
@@ -158,14 +148,80 @@ def test_the_quickstart_does_it_all(
     monkeypatch.setattr(module, "write_phantom", lambda root, **settings: write(root, **settings, shape=(16, 22, 14)))
     table = quickstart(tmp_path / "quick", values=tiny)
     assert list(dict.fromkeys(table["arm"])) == ["STD", "SAT 5", "AMAT"]
-    wanted = {"arms", "curve.png", "examples.png", "phantom", "robustness.csv", "summary.json", "table.md"}
-    assert {path.name for path in (tmp_path / "quick").iterdir()} == wanted
+    assert {path.name for path in (tmp_path / "quick").iterdir()} == {
+        *("arms", "costs.csv", "costs.md", "curve.png", "differences.csv", "differences.md", "examples.png"),
+        *("margins.png", "phantom", "robustness.csv", "summary.json", "table.md"),
+    }
     assert len(json.loads((tmp_path / "quick" / "phantom" / "dataset.json").read_text())["training"]) == 30
     shown = capsys.readouterr().out
     assert f"making the phantom data set in {tmp_path / 'quick' / 'phantom'}" in shown
     assert "| adi at noise" in shown
     quickstart(tmp_path / "quick", values=tiny)
     assert len(in_process.commands) == 7
+
+
+class Pretender:
+    """Takes the place of a step's process where all has been done before: it only takes its time."""
+
+    def __init__(self, named: Callable[[Sequence[str]], str]) -> None:
+        self.named = named
+        self.events: list[tuple[str, str]] = []
+        self.environments: set[tuple[tuple[str, str], ...]] = set()
+        self.bars: set[bool] = set()
+
+    def run(self, processes: Processes, words: Any, log: Any, environment: dict[str, str]) -> tuple[int, str]:
+        self.events.append(("start", self.named(words)))
+        self.environments.add(tuple(environment.items()))
+        self.bars.add(processes.bars)
+        time.sleep(0.05)
+        self.events.append(("end", self.named(words)))
+        return 0, ""
+
+
+def test_steps_that_need_nothing_of_each_other_run_at_once(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: InProcess
+) -> None:
+    arms = ("std", "sat:1", "amat")
+    table = study(*arms).run()
+    for record in (tmp_path / "study").glob("arms/*/*/*.json"):
+        record.write_text(record.read_text().replace('"complete": true', '"complete": false'))
+    pretender = Pretender(in_process.named)
+    monkeypatch.setattr(Processes, "run", lambda self, *given: pretender.run(self, *given))
+    monkeypatch.setenv("OMP_NUM_THREADS", "")
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    said: list[str] = []
+    pd.testing.assert_frame_equal(study(*arms, jobs=2, say=said.append).run(), table)
+    events = pretender.events
+    # The first two trainings are of the clean network and of SAT, which needs nothing of it.
+    assert events[:2] == [("start", "std train"), ("start", "sat_1 train")]
+    order = [("std train", "std calibrate"), ("std calibrate", "amat train")]
+    order += [(f"{arm} train", f"{arm} robustness") for arm in ("std", "sat_1", "amat")]
+    for first, second in order:
+        assert events.index(("end", first)) < events.index(("start", second))
+    assert len(events) == 14
+    assert [line.partition("(")[0] for line in said[:2]] == [
+        *("==> [1/7] arms/std/seed=0: train ", "==> [3/7] arms/sat_1/seed=0: train "),
+    ]
+    assert sum(bool(re.fullmatch(r"<== \[\d/7\] arms/.*: done in \d+ s", line)) for line in said) == 7
+    (environment,) = pretender.environments
+    assert [name for name, _ in environment][:1] == ["OMP_NUM_THREADS"]
+    assert pretender.bars == {False}
+
+
+@pytest.mark.slow
+def test_steps_at_once_come_to_the_same_numbers(
+    study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, in_process: InProcess
+) -> None:
+    """Real processes two at a time, and this one alone, with as many threads."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    alone = study("std", "sat:1", output_dir=tmp_path / "alone").run()
+    monkeypatch.undo()
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    together = study("std", "sat:1", jobs=2).run()
+    assert len(in_process.commands) == 4
+    pd.testing.assert_frame_equal(together, alone)
+    rows = [(tmp_path / folder / "robustness.csv").read_text() for folder in ("alone", "study")]
+    assert rows[0] == rows[1]
 
 
 # --------------------------------------------------------------------------------- refusals
@@ -178,6 +234,8 @@ def test_the_quickstart_does_it_all(
         (("std", "std"), {}, "arms must be given, each once"),
         (("std",), {"seeds": [0, 0]}, "seeds must be given, each once"),
         (("std",), {"seeds": []}, "seeds must be given, each once"),
+        (("std",), {"jobs": 0}, "jobs must be at least 1, got 0"),
+        (("std",), {"evaluation": "../there"}, "is to be a folder's name"),
         (("std", "wild"), {}, r"has no configs/wild\.json"),
         (("std",), {"overlays": ["tiny"]}, r"has no configs/tiny\.json"),
         (("std",), {"values": {"max_epoch": 3}}, "nothing to set at max_epoch"),

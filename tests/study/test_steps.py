@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import io
 import json
@@ -18,6 +19,7 @@ from monai.bundle import ConfigParser
 from monai_amat.data import Case, check_case
 from monai_amat.study import steps
 from monai_amat.study.arms import Bundle
+from monai_amat.study.process import Processes
 from monai_amat.study.steps import Step, StepError
 
 
@@ -49,6 +51,7 @@ def test_a_step_is_done_once(bundle: Bundle, tmp_path: Path) -> None:
     assert seconds > 0
     record = json.loads(step.record.read_text())
     assert record["complete"] is True
+    assert step.done()
     assert step.run() == record["seconds"] == pytest.approx(seconds, abs=0.06)
     assert (tmp_path / "count").read_text() == "x"
 
@@ -61,6 +64,7 @@ def test_a_step_that_failed_is_tried_again_and_its_time_adds_up(bundle: Bundle, 
         step.run()
     record = json.loads(step.record.read_text())
     assert record["complete"] is False
+    assert not step.done()
     assert record["seconds"] >= 0.1
     gate.touch()
     assert step.run() > record["seconds"] + 0.1
@@ -81,6 +85,39 @@ def test_other_settings_in_the_same_folder_are_refused(bundle: Bundle, tmp_path:
 def test_settings_are_the_same_whether_they_come_as_text_or_as_values(bundle: Bundle, tmp_path: Path) -> None:
     script(bundle, tmp_path / "out", "pass", epsilon=5, levels=[0.0, 2.0]).run()
     script(bundle, tmp_path / "out", "pass", epsilon="5", levels="[0.0, 2.0]").run()
+
+
+def test_what_an_earlier_record_holds_of_other_steps_does_not_count(bundle: Bundle, tmp_path: Path) -> None:
+    """Values once went to every run over which an overlay lay that had them."""
+    script(bundle, tmp_path / "out", "pass", evaluation_steps=20, learning_rate=0.1).run()
+
+    def now(**values: Any) -> Script:
+        own = ("code", "learning_rate")
+        return dataclasses.replace(script(bundle, tmp_path / "out", "pass", **values), reads=lambda key: key in own)
+
+    assert now(learning_rate=0.1).done()
+    with pytest.raises(RuntimeError, match=r"other settings \(learning_rate: '0.1', now None\)"):
+        now().done()
+    with pytest.raises(RuntimeError, match=r"other settings \(learning_rate: '0.1', now '0.2'\)"):
+        now(learning_rate=0.2).run()
+    # What is set does count, whoever may read it.
+    with pytest.raises(RuntimeError, match=r"other settings \(evaluation_steps: '20', now '30'\)"):
+        now(learning_rate=0.1, evaluation_steps=30).run()
+
+
+def test_where_things_lie_is_run_with_and_not_remembered(bundle: Bundle, tmp_path: Path) -> None:
+    def step(place: str) -> Script:
+        paths = {"thresholds_file": Path(place) / "thresholds.json", "start": Path(place) / "model.pt"}
+        return dataclasses.replace(script(bundle, tmp_path / "out", "pass", start="std"), paths=paths)
+
+    step("/here").run()
+    values = json.loads(step("/here").record.read_text())["values"]
+    assert values == {"configs": ["train"], "code": "pass", "start": "std"}
+    assert step("/there").done()
+    words = Step.command(step("/there"))
+    given = dict(zip(words[3::2], words[4::2], strict=True))
+    assert given["--thresholds_file"] == "/there/thresholds.json"
+    assert given["--start"] == "/there/model.pt"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +204,7 @@ def test_an_interrupted_study_leaves_no_run_behind(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), Interrupt(tmp_path / "log", "w") as log:
-        steps._run([sys.executable, "-c", code], log)
+        Processes().run([sys.executable, "-c", code], log)
     with pytest.raises(ProcessLookupError):
         os.kill(seen[0], 0)
 

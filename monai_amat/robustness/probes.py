@@ -1,0 +1,130 @@
+"""Probes of an attack's strength: other attacks that a good one should not lose to, and those that it must beat."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from monai_amat.attacks import Attack, FullStart, ProjectedGradientDescent, Restarts
+from monai_amat.engines import network_fingerprint
+from monai_amat.losses.base import PerSampleLoss
+
+__all__ = ["Probe", "standard_probes"]
+
+
+@dataclass(frozen=True)
+class Probe:
+    """One way of making noise.
+
+    Args:
+        attack: makes the noise.
+        attack_loss: what it raises; the loss that is recorded by default.
+        source: network that the noise is made on; the attacked one by default. With another it is a transfer attack.
+        noise_level: ε of its own, in the units of the network's input, instead of the table's: a radius so large that
+            the metric must break down, or 0 for clean images.
+
+    Example:
+        >>> print(Probe(ProjectedGradientDescent(steps=100, rel_step=0.05)))
+        100 steps of 0.05·ε (L2) from a random start, last iterate
+        >>> print(Probe(Restarts(ProjectedGradientDescent(norm="inf", best_iterate=True), 3)))
+        strongest of 3 starts: 20 steps of 0.25·ε (Linf) from a random start, best iterate
+    """
+
+    attack: Attack
+    attack_loss: PerSampleLoss | None = None
+    source: nn.Module | None = None
+    noise_level: float | None = None
+
+    def __str__(self) -> str:
+        if self.noise_level == 0:
+            return "clean images"
+        parts = [_attack_text(self.attack)]
+        if self.attack_loss is not None:
+            weights = ", ".join(f"{name} × {weight:g}" for name, weight in self.attack_loss.weights.items())
+            parts.append(f"raising {type(self.attack_loss).__name__}" + (f" with {weights}" if weights else ""))
+        if self.source is not None:
+            parts.append(f"made on the network of weights {network_fingerprint(self.source)}")
+        if self.noise_level is not None:
+            parts.append(f"at noise {self.noise_level:g} whatever the table's")
+        return "; ".join(parts)
+
+
+def standard_probes(
+    attack: ProjectedGradientDescent,
+    *,
+    huge_radius: float,
+    steps: Sequence[int] = (20, 100, 200),
+    restarts: Sequence[int] = (3, 5),
+    source: nn.Module | None = None,
+    attack_loss: PerSampleLoss | None = None,
+) -> dict[str, Probe]:
+    """What an evaluation by projected gradient descent should be compared with, for a table of its strength.
+
+    - ``pgd-<steps>``: the attack itself, called ``pgd-100`` where it takes 100 steps (the paper, section 3), and the
+      same with other numbers of steps. α = steps · ``rel_step`` is kept: more steps are smaller steps.
+    - ``best-iterate``: the attack itself, but of its iterates the one of highest loss; ``best-of-<n>``: likewise the
+      best of n random starts.
+    - ``other-loss``, ``transfer``: raising another loss, or made on another network, where these are given.
+    - ``random``: no gradient, a random start alone. An attack that is not clearly stronger sees no gradient.
+    - ``huge-radius``: the attack itself with so much noise that nothing may be left. Where something is, gradients are
+      masked.
+    - ``clean``: no noise.
+
+    Args:
+        attack: the evaluation's attack.
+        huge_radius: ε far above any in use, in the units of the network's input.
+        steps: numbers of steps to try beside the attack's own.
+        restarts: numbers of random starts to try.
+        source: another network for the same task, such as one trained on clean images; without it there is no transfer
+            probe.
+        attack_loss: another loss for the attack to raise, such as one of the recorded loss's terms alone.
+
+    Returns:
+        probes by name, for :class:`~monai_amat.robustness.AttackStrength`.
+
+    Raises:
+        ValueError: for an attack without steps, or numbers out of range.
+
+    Example:
+        >>> probes = standard_probes(ProjectedGradientDescent(steps=100, rel_step=0.05), huge_radius=200.0)
+        >>> list(probes)[:5], probes["pgd-20"].attack.rel_step
+        (['pgd-20', 'pgd-100', 'pgd-200', 'best-iterate', 'best-of-3'], 0.25)
+    """
+    if attack.steps < 1:
+        raise ValueError("standard_probes needs an attack that takes steps, got steps=0: give the evaluation's attack")
+    if not 0 < huge_radius < float("inf"):
+        raise ValueError(f"huge_radius must be positive and finite, got {huge_radius}")
+    if wrong := [count for count in steps if count < 1]:
+        raise ValueError(f"steps must be at least 1, got {wrong}")
+    if wrong := [times for times in restarts if times < 2]:
+        raise ValueError(f"restarts must be at least 2, one start being the attack itself, got {wrong}")
+    length = attack.rel_step * attack.steps  # α
+    best = replace(attack, random_start=attack.random_start or FullStart(), best_iterate=True)
+    others = {count: replace(attack, steps=count, rel_step=length / count) for count in steps}
+    probes = {f"pgd-{count}": Probe(other) for count, other in sorted((others | {attack.steps: attack}).items())}
+    if not attack.best_iterate:
+        probes["best-iterate"] = Probe(replace(attack, best_iterate=True))
+    probes |= {f"best-of-{times}": Probe(Restarts(best, times)) for times in sorted(set(restarts))}
+    if attack_loss is not None:
+        probes["other-loss"] = Probe(attack, attack_loss=attack_loss)
+    if source is not None:
+        probes["transfer"] = Probe(attack, source=source)
+    probes["random"] = Probe(replace(attack, steps=0, random_start=FullStart(), best_iterate=False))
+    probes["huge-radius"] = Probe(attack, noise_level=float(huge_radius))
+    probes["clean"] = Probe(attack, noise_level=0.0)
+    return probes
+
+
+def _attack_text(attack: Attack) -> str:
+    """What the attack does, in words."""
+    if isinstance(attack, Restarts):
+        return f"strongest of {attack.times} starts: {_attack_text(attack.attack)}"
+    if type(attack) is not ProjectedGradientDescent:  # a subclass does something else
+        return type(attack).__name__
+    if attack.steps == 0:
+        return f"random noise ({attack.norm}) of the same size, no gradient"
+    start = "the image itself" if attack.random_start is None else "a random start"
+    iterate = "best" if attack.best_iterate else "last"
+    return f"{attack.steps} steps of {attack.rel_step:g}·ε ({attack.norm}) from {start}, {iterate} iterate"

@@ -1,0 +1,284 @@
+"""Is the attack strong enough to believe? One network under several probes, each compared with the attack in use."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer
+from torch import nn
+from torch.utils.data import DataLoader
+
+from monai_amat.attacks import Attack
+from monai_amat.files import write_text_whole
+from monai_amat.losses.base import PerSampleLoss
+from monai_amat.robustness.curve import RobustnessCurve
+from monai_amat.robustness.metric import RobustnessMetric
+from monai_amat.robustness.probes import Probe
+from monai_amat.robustness.resampling import Statistic, bootstrap
+from monai_amat.robustness.store import write_rows
+from monai_amat.robustness.strength_text import strength_text, verdict
+
+__all__ = ["WORST", "AttackStrength"]
+
+WORST = "worst of all"
+"""Name of the row that takes, for each sample, whichever probe did most damage."""
+
+_BOOTSTRAP: dict[str, Any] = {"samples": 1000, "seed": 0, "level": 0.95}
+_ROWS_AT_ONCE = 256
+
+
+class AttackStrength:
+    r"""Attack one network in several ways and say whether the attack in use, the reference, understates the damage.
+
+    A robustness figure is an upper bound: a better attack may do more damage. So the same samples are attacked by
+    every probe, and the difference from the reference is taken sample by sample, with an interval over groups,
+
+    .. math:: d = M(\text{probe}) - M(\text{reference}) \quad\text{and}\quad
+              \overline{L}(\text{probe}) - \overline{L}(\text{reference}),
+
+    M being the metric's headline figure and :math:`\overline{L}` the mean loss. The row :data:`WORST` takes for each
+    sample the lowest metric, and the highest loss, of all probes at the table's noise level: what an attacker reaches
+    who tries them all, and as close to the truth as these probes come.
+
+    Each probe is a :class:`~monai_amat.robustness.RobustnessCurve` in a folder of its own, so that a run that was
+    stopped goes on, probes may be added, and rows made under other settings are refused.
+
+    Args:
+        network: the network, with its weights loaded.
+        data_loader: as in the curve; some dozens of samples from many groups will do.
+        loss: what is recorded, and what a probe without a loss of its own raises.
+        metric: what is made of the predictions.
+        probes: probes, or plain attacks, by name; see :func:`~monai_amat.robustness.standard_probes`.
+        noise_levels: every ε > 0 of the table, in the units of the network's input.
+        reference: name of the probe whose strength is asked after, the evaluation's attack.
+        output_dir: where ``strength.csv``, ``strength.json``, ``strength.md`` and a folder a probe go.
+        higher_is_better: whether a larger headline figure is a better network; False for errors, such as mm.
+        group_key: key of the batch that names the sample's group, by which intervals are resampled.
+        extra_keys: further keys of the batch to keep as columns of each probe's rows.
+        device: where; the network's own device by default.
+        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        inferer: how the network is applied; a plain forward by default.
+        progress: show a bar a probe.
+        settings: as in the curve.
+
+    Raises:
+        TypeError: when the loader's data set is not indexed.
+        ValueError: for a reference that is no probe or has a noise level of its own, a probe's name that is no folder's
+            name, no other probe to compare with, or noise levels that are not positive, finite and different.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: nn.Module,
+        data_loader: DataLoader[Any],
+        loss: PerSampleLoss,
+        metric: RobustnessMetric,
+        probes: Mapping[str, Probe | Attack],
+        noise_levels: Sequence[float],
+        reference: str,
+        output_dir: str | Path,
+        higher_is_better: bool = True,
+        group_key: str = "case",
+        extra_keys: Sequence[str] = ("slice",),
+        device: str | torch.device | None = None,
+        prepare_batch: PrepareBatch | None = None,
+        inferer: Inferer | None = None,
+        progress: bool = True,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.probes = {name: probe if isinstance(probe, Probe) else Probe(probe) for name, probe in probes.items()}
+        _check_probes(self.probes, reference)
+        self.metric = metric
+        self.reference = reference
+        self.output_dir = Path(output_dir)
+        self.higher_is_better = higher_is_better
+        self.group_key = group_key
+        self.curves = {
+            name: RobustnessCurve(
+                network=network,
+                data_loader=data_loader,
+                loss=loss,
+                attack=probe.attack,
+                noise_levels=noise_levels if probe.noise_level is None else [probe.noise_level],
+                metric=metric,
+                output_dir=self.output_dir / name,
+                group_key=group_key,
+                extra_keys=extra_keys,
+                device=device,
+                prepare_batch=prepare_batch,
+                inferer=inferer,
+                progress=progress,
+                settings=settings,
+                source=probe.source,
+                attack_loss=probe.attack_loss,
+            )
+            for name, probe in self.probes.items()
+        }
+        self.noise_levels = self.curves[reference].noise_levels
+        if self.noise_levels[0] == 0:
+            raise ValueError("at noise level 0 there is no attack to compare; give levels above 0")
+
+    def run(self) -> pd.DataFrame:
+        """Run what is not run yet, and write the table.
+
+        Returns:
+            a row a noise level and probe, then :data:`WORST`, and last the probes with a noise level of their own:
+            ``probe``, ``what`` (in words), ``noise_level``, ``samples``, ``groups``, ``metric`` (name of the headline
+            figure), ``value``, ``low``, ``high`` (with its interval), ``loss`` (mean), ``difference`` and
+            ``loss_difference`` from the reference, each with ``_low`` and ``_high`` (NaN where the noise level is
+            another), ``gradient_evaluations`` and ``stalled`` (steps that could not move), both a sample, and
+            ``seconds`` of all samples.
+
+        Raises:
+            RuntimeError, KeyError, ValueError: as :meth:`RobustnessCurve.run
+                <monai_amat.robustness.RobustnessCurve.run>` does.
+        """
+        rows = {name: curve.run() for name, curve in self.curves.items()}
+        told = {name: self._summary(name) for name in self.curves}
+        own = {name: probe.noise_level for name, probe in self.probes.items() if probe.noise_level is not None}
+        records = []
+        for level in self.noise_levels:
+            shared = {name: _at(frame, level) for name, frame in rows.items() if name not in own}
+            shared[WORST] = worst_rows(list(shared.values()), self.metric, self.higher_is_better)
+            records += self._records(level, shared, told, self.reference)
+        for name, level in own.items():
+            records += self._records(level, {name: _at(rows[name], level)}, told, None)
+        table = pd.DataFrame(records)
+        self._write(table, told)
+        return table
+
+    def _summary(self, name: str) -> dict[str, Any]:
+        """What a finished probe says of itself."""
+        text = (self.curves[name].output_dir / "summary.json").read_text(encoding="utf-8")
+        return dict(json.loads(text))
+
+    def _records(
+        self, level: float, frames: Mapping[str, pd.DataFrame], told: Mapping[str, Any], reference: str | None
+    ) -> list[dict[str, Any]]:
+        """The table's rows at one noise level."""
+        first = next(iter(frames.values()))
+        statistic = _paired(self.metric, frames, reference)
+        intervals = bootstrap(first, statistic, group=self.group_key, **_BOOTSTRAP)
+        costs = {name: told[name]["levels"][f"{level:g}"] for name in frames if name != WORST}
+        records = []
+        for name in frames:
+            parts = [costs[name]] if name in costs else list(costs.values())
+            value = intervals[name, "value"]
+            record: dict[str, Any] = {
+                "probe": name,
+                "what": str(self.probes[name]) if name in self.probes else "whichever of these does most, each sample",
+                "noise_level": level,
+                "samples": len(first),
+                "groups": first[self.group_key].nunique(),
+                "metric": next(iter(self.metric.summary(first))),
+                **{"value": value.value, "low": value.low, "high": value.high},
+                "loss": intervals[name, "loss"].value,
+            }
+            for figure in ("difference", "loss_difference"):
+                interval = intervals.get((name, figure))
+                bounds = (math.nan,) * 3 if interval is None else (interval.value, interval.low, interval.high)
+                record |= dict(zip((figure, f"{figure}_low", f"{figure}_high"), bounds, strict=True))
+            record["gradient_evaluations"] = sum(part["gradient_evaluations"] for part in parts)
+            record["stalled"] = sum(part["stalled"] for part in parts) / len(first)
+            record["seconds"] = sum(part["seconds"] for part in parts)
+            records.append(record)
+        return records
+
+    def _write(self, table: pd.DataFrame, told: Mapping[str, dict[str, Any]]) -> None:
+        lines = verdict(table, reference=self.reference, worst=WORST, higher_is_better=self.higher_is_better)
+        special = ("attack", "attack_loss", "source")
+        summary = {
+            "verdict": lines,
+            "reference": self.reference,
+            "higher_is_better": self.higher_is_better,
+            "rows": [
+                {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
+                for row in table.to_dict("records")
+            ],
+            "probes": {name: {key: told[name][key] for key in special if key in told[name]} for name in told},
+            **{
+                key: value
+                for key, value in told[self.reference].items()
+                if key not in (*special, "levels", "noise_levels", "seconds")
+            },
+            "seconds": float(table.loc[table["probe"] != WORST, "seconds"].sum()),
+        }
+        write_rows(self.output_dir / "strength.csv", table)
+        write_text_whole(self.output_dir / "strength.json", json.dumps(summary, indent=2) + "\n")
+        write_text_whole(self.output_dir / "strength.md", strength_text(table, lines, reference=self.reference))
+
+
+def worst_rows(frames: Sequence[pd.DataFrame], metric: RobustnessMetric, higher_is_better: bool = True) -> pd.DataFrame:
+    """For each sample the row with the worst metric, and in it the highest loss of all.
+
+    Where rows share the worst metric, or the sample has none, the one of higher loss is taken.
+
+    Args:
+        frames: rows of the same samples in the same order, a frame a probe.
+        metric: the metric the rows were made with; a sample's own is the headline figure of its row alone.
+        higher_is_better: whether a larger figure is better.
+    """
+    losses = np.stack([frame["loss"].to_numpy() for frame in frames])
+    figures = np.stack([_sample_by_sample(frame, metric) for frame in frames])
+    badness = np.where(np.isnan(figures), -math.inf, -figures if higher_is_better else figures)
+    # Of several keys the last one decides first.
+    chosen = np.lexsort((-losses, -badness), axis=0)[0]
+    picked = [frames[probe].iloc[[sample]] for sample, probe in enumerate(chosen)]
+    return pd.concat(picked, ignore_index=True).assign(loss=losses.max(axis=0))
+
+
+def _sample_by_sample(frame: pd.DataFrame, metric: RobustnessMetric) -> np.ndarray:
+    """The headline figure of each row alone, ``(rows,)``."""
+    parts = [frame.iloc[start : start + _ROWS_AT_ONCE] for start in range(0, len(frame), _ROWS_AT_ONCE)]
+    # Weights that count one row each give all of them at once.
+    return np.concatenate([next(iter(metric.summary(part, np.eye(len(part))).values())) for part in parts])
+
+
+def _paired(metric: RobustnessMetric, frames: Mapping[str, pd.DataFrame], reference: str | None) -> Statistic:
+    """Headline figure and mean loss of every frame, and their differences from the reference's.
+
+    All frames hold the same samples in the same order, so that the weights of one resample are the weights of all.
+    """
+
+    def statistic(frame: pd.DataFrame, weights: np.ndarray | None) -> Mapping[Any, Any]:
+        counts = np.ones(len(frame)) if weights is None else weights
+        figures: dict[tuple[str, str], Any] = {}
+        for name, rows in frames.items():
+            figures[name, "value"] = next(iter(metric.summary(rows, weights).values()))
+            figures[name, "loss"] = counts @ rows["loss"].to_numpy() / counts.sum(axis=-1)
+        if reference is not None:
+            for name in frames:
+                figures[name, "difference"] = figures[name, "value"] - figures[reference, "value"]
+                figures[name, "loss_difference"] = figures[name, "loss"] - figures[reference, "loss"]
+        return figures
+
+    return statistic
+
+
+def _at(rows: pd.DataFrame, level: float) -> pd.DataFrame:
+    return rows[rows["noise_level"] == level].reset_index(drop=True)
+
+
+def _check_probes(probes: Mapping[str, Probe], reference: str) -> None:
+    if reference not in probes:
+        raise ValueError(f"reference {reference!r} is none of the probes, which are {', '.join(probes) or 'none'}")
+    for name in probes:
+        if not re.fullmatch(r"\w[\w.+=-]*", name):
+            raise ValueError(
+                f"{name!r} cannot be a probe's name, since its rows go into a folder of that name: use letters, "
+                "digits and _.+=-"
+            )
+    if probes[reference].noise_level is not None:
+        raise ValueError(f"reference {reference!r} has a noise level of its own; the others could not be compared")
+    if sum(probe.noise_level is None for probe in probes.values()) < 2:
+        raise ValueError(f"give at least one probe beside {reference!r} without a noise level of its own")

@@ -1,0 +1,125 @@
+"""What a table of attack strength says, in words: the verdict, and the table as Markdown."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+__all__ = ["strength_text", "verdict"]
+
+_DIGITS = 3
+_HELP = (
+    "Differences are from {reference} on the same {samples} samples, with 95 % intervals over {groups} groups. Where a "
+    "probe does more damage, {reference} understates it: more steps, more starts and the best iterate should gain next "
+    "to nothing. Noise made on another network, and random noise, should do less; where they do as much, {reference} "
+    "does not see the network's gradients.\n"
+)
+
+
+def verdict(table: pd.DataFrame, *, reference: str, worst: str, higher_is_better: bool = True) -> list[str]:
+    """Whether the reference understates the damage, and by how much: sentences.
+
+    Args:
+        table: of :class:`~monai_amat.robustness.AttackStrength`.
+        reference: name of the attack that is judged.
+        worst: name of the row of all probes together.
+        higher_is_better: whether a larger headline figure is a better network.
+
+    Returns:
+        a sentence on the metric and one on the loss for each noise level, and one for each probe whose own noise level
+        lies above them.
+    """
+    lines = []
+    paired = table[table["difference"].notna() | table["loss_difference"].notna()]
+    for level, rows in paired.groupby("noise_level"):
+        probes = rows[~rows["probe"].isin((reference, worst))]
+        together = rows[rows["probe"] == worst].iloc[0]
+        metric = rows["metric"].iloc[0]
+        for name, column, sign in (
+            (metric, "difference", -1 if higher_is_better else 1),
+            ("the loss", "loss_difference", 1),
+        ):
+            if probes[column].isna().all():
+                lines.append(f"At noise {level:g} {name} is not defined on these samples.")
+                continue
+            strongest = probes.sort_values(column, ascending=sign < 0, kind="stable").iloc[0]
+            verb, side = ("lowers", "below") if sign < 0 else ("raises", "above")
+            if round(sign * strongest[column], _DIGITS) > 0:
+                text = (
+                    f"The strongest probe, {strongest['probe']}, {verb} {name} at noise {level:g} by "
+                    f"{_amount(strongest, column, sign)} {side} {reference}"
+                )
+            else:
+                text = f"No probe {verb} {name} at noise {level:g} further than {reference}"
+            if round(sign * together[column], _DIGITS) > 0:
+                text += (
+                    f"; the worst of all probes for each sample {verb} it by {_amount(together, column, sign)}: at "
+                    f"least by so much does {reference} understate the damage"
+                )
+            lines.append(text + ".")
+    highest = paired["noise_level"].max()
+    for row in table[table["noise_level"] > highest].to_dict("records"):
+        figure = _figure(row["value"], row["low"], row["high"])
+        lines.append(
+            f"At noise {row['noise_level']:g} ({row['probe']}) {row['metric']} is {figure}. Unless that is what a "
+            "useless prediction scores, the attack does not see the network's gradients, and no figure here is to be "
+            "believed."
+        )
+    return lines
+
+
+def strength_text(table: pd.DataFrame, lines: list[str], *, reference: str) -> str:
+    """The verdict and the table, as a Markdown file.
+
+    Args:
+        table: of :class:`~monai_amat.robustness.AttackStrength`.
+        lines: the verdict.
+        reference: name of the attack that is judged.
+    """
+    first = table.iloc[0]
+    heading = [
+        *("noise", "probe", f"{first['metric']} [95 %]", f"against {reference}", "loss", f"against {reference}"),
+        *("gradients a sample", "seconds", "what it is"),
+    ]
+    cells = [_cells(row, reference) for row in table.to_dict("records")]
+    parts = [
+        "# Attack strength",
+        "\n".join(f"- {line}" for line in lines),
+        "\n".join("| " + " | ".join(line) + " |" for line in [heading, ["---"] * len(heading), *cells]),
+        _HELP.format(reference=reference, samples=first["samples"], groups=first["groups"]),
+    ]
+    return "\n\n".join(parts)
+
+
+def _cells(row: dict[Any, Any], reference: str) -> list[str]:
+    differences = [
+        "reference" if row["probe"] == reference else _figure(row[name], row[f"{name}_low"], row[f"{name}_high"], "+")
+        for name in ("difference", "loss_difference")
+    ]
+    return [
+        f"{row['noise_level']:g}",
+        row["probe"],
+        _figure(row["value"], row["low"], row["high"]),
+        differences[0],
+        f"{row['loss']:.{_DIGITS}f}",
+        differences[1],
+        f"{row['gradient_evaluations']:g}",
+        f"{row['seconds']:.1f}",
+        row["what"],
+    ]
+
+
+def _amount(row: Any, column: str, sign: int) -> str:
+    """How far beyond the reference, as a positive number where it is beyond."""
+    low, high = sorted((sign * row[f"{column}_low"], sign * row[f"{column}_high"]))
+    return _figure(sign * row[column], low, high)
+
+
+def _figure(value: float, low: float, high: float, sign: str = "") -> str:
+    if math.isnan(value):
+        return "–"
+    # Adding 0 makes a rounded −0 a 0.
+    text, *bounds = (f"{round(number, _DIGITS) + 0.0:{sign}.{_DIGITS}f}" for number in (value, low, high))
+    return text if math.isnan(low) else f"{text} [{', '.join(bounds)}]"
