@@ -1,8 +1,12 @@
-"""Data sets that know their samples, Decathlon folders as slices, and the phantom."""
+"""Data sets that know their samples, Decathlon folders as slices, cephalograms, blood smears, phantoms of each."""
 
+from monai_amat.data.cephalogram_phantom import write_cephalogram_phantom
+from monai_amat.data.cephalograms import load_cephalograms
 from monai_amat.data.decathlon import Case, Decathlon, Split, check_case, split
+from monai_amat.data.duplicates import identical_files
 from monai_amat.data.fit import check_fit
 from monai_amat.data.indexed import IndexedDataset
+from monai_amat.data.landmark_files import LANDMARK_NAMES
 from monai_amat.data.phantom import write_phantom
 from monai_amat.data.sampler import SeededSampler
 from monai_amat.data.sampling_weights import oversampled_weights
@@ -11,6 +15,7 @@ from monai_amat.data.slices import load_slices
 from monai_amat.data.volume import check_volume
 
 __all__ = [
+    "LANDMARK_NAMES",
     "Case",
     "Decathlon",
     "IndexedDataset",
@@ -20,9 +25,12 @@ __all__ = [
     "check_case",
     "check_fit",
     "check_volume",
+    "identical_files",
     "list_volumes",
+    "load_cephalograms",
     "load_slices",
     "oversampled_weights",
     "split",
+    "write_cephalogram_phantom",
     "write_phantom",
 ]

@@ -2,17 +2,22 @@
 
 from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
+from monai_amat.engines.halves import OwnStatistics, SeparateForwards
 from monai_amat.engines.inferer import FrozenInferer
 from monai_amat.engines.objective import BatchObjective, measure
 from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy, RadiusSource
+from monai_amat.engines.prepare_targets import PrepareBatchTargets
 
 __all__ = [
     "AttackedBatch",
     "BatchObjective",
     "FrozenInferer",
+    "OwnStatistics",
     "PrepareBatchAdversarial",
     "PrepareBatchNoisy",
+    "PrepareBatchTargets",
     "RadiusSource",
+    "SeparateForwards",
     "couples_samples",
     "evaluating",
     "frozen",

@@ -1,6 +1,17 @@
 """Networks of the paper, and their weights on disk."""
 
+from monai_amat.networks.multitask_unet import MultiTaskUNet
 from monai_amat.networks.nnunet import nnunet_2d, nnunet_features, nnunet_poolings
+from monai_amat.networks.vgg19 import VGG19Encoder, load_vgg19
 from monai_amat.networks.weights import load_weights, save_weights
 
-__all__ = ["load_weights", "nnunet_2d", "nnunet_features", "nnunet_poolings", "save_weights"]
+__all__ = [
+    "MultiTaskUNet",
+    "VGG19Encoder",
+    "load_vgg19",
+    "load_weights",
+    "nnunet_2d",
+    "nnunet_features",
+    "nnunet_poolings",
+    "save_weights",
+]

@@ -3,6 +3,13 @@
 from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
 from monai_amat.robustness.curve import RobustnessCurve
 from monai_amat.robustness.differences import differences
+from monai_amat.robustness.landmark_drawing import draw_landmarks
+from monai_amat.robustness.landmark_pictures import (
+    LandmarkExample,
+    LandmarkExamples,
+    make_landmark_examples,
+    plot_landmark_examples,
+)
 from monai_amat.robustness.margin_plots import TrainedMargins, plot_margins
 from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.pictures import (
@@ -23,6 +30,8 @@ __all__ = [
     "AttackStrength",
     "Example",
     "Interval",
+    "LandmarkExample",
+    "LandmarkExamples",
     "Probe",
     "RobustnessCurve",
     "RobustnessMetric",
@@ -33,10 +42,13 @@ __all__ = [
     "choose_sample",
     "compare",
     "differences",
+    "draw_landmarks",
     "make_examples",
+    "make_landmark_examples",
     "merge_rows",
     "plot_curves",
     "plot_examples",
+    "plot_landmark_examples",
     "plot_margins",
     "standard_probes",
     "summarise",

@@ -1,0 +1,272 @@
+"""One radiograph under attack, looked at: predicted against true landmarks, a row an arm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.collections import EllipseCollection, LineCollection
+from matplotlib.lines import Line2D
+from monai.data import list_data_collate
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer, SimpleInferer
+from monai.networks.utils import eval_mode
+from monai.utils import convert_to_tensor
+from torch import Tensor, nn
+
+from monai_amat.attacks import Attack
+from monai_amat.engines import PrepareBatchNoisy
+from monai_amat.losses.base import PerSampleLoss
+from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
+from monai_amat.robustness.pictures import _image, _magnification
+
+__all__ = ["LandmarkExample", "LandmarkExamples", "make_landmark_examples", "plot_landmark_examples"]
+
+CIRCLES_MM = (2.0, 4.0)
+"""Radii drawn around each true landmark: the narrowest and the widest that detection rates are given for."""
+
+_TRUTH, _PREDICTION = PALETTE[2], PALETTE[1]
+
+
+@dataclass(frozen=True)
+class LandmarkExample:
+    """A row of the picture; landmarks are ``(L, 2)``, (y, x) in pixels of the image, NaN where there is none.
+
+    Args:
+        arm: what the row is called.
+        epsilon: noise level.
+        clean: ``(H, W)`` image, in the units the network sees.
+        noisy: ``(H, W)``, the same under attack.
+        truth: the true landmarks.
+        clean_pred: landmarks found in ``clean``.
+        noisy_pred: landmarks found in ``noisy``.
+        spacing: ``(2,)``, mm per pixel, (y, x).
+    """
+
+    arm: str
+    epsilon: float
+    clean: np.ndarray
+    noisy: np.ndarray
+    truth: np.ndarray
+    clean_pred: np.ndarray
+    noisy_pred: np.ndarray
+    spacing: np.ndarray
+
+    def errors(self, pred: np.ndarray) -> np.ndarray:
+        """Radial errors ``(L,)`` in mm; NaN where there is no truth or no prediction."""
+        return np.asarray(np.linalg.norm((pred - self.truth) * self.spacing, axis=-1))
+
+
+def make_landmark_examples(
+    networks: Mapping[str, nn.Module],
+    batch: Mapping[str, Any],
+    *,
+    loss: PerSampleLoss,
+    attack: Attack,
+    epsilon: float,
+    decode: Callable[[Tensor], Tensor],
+    prepare_batch: PrepareBatch,
+    inferer: Inferer | None = None,
+    device: str | torch.device | None = None,
+) -> list[LandmarkExample]:
+    """Attack the first sample of a batch under each network.
+
+    Args:
+        networks: networks by arm.
+        batch: a collated batch, of one sample by choice, as the evaluator gets it.
+        loss: what the attack raises.
+        attack: the attack, as in the curve.
+        epsilon: noise level, in the units of the network's input.
+        decode: landmarks ``(B, L, 2)`` in pixels of a prediction, such as
+            :func:`~monai_amat.metrics.landmark_decoding.decode_landmarks` with its radius.
+        prepare_batch: the workflow's own, whose targets hold ``landmarks`` and ``spacing``.
+        inferer: how the network is applied; a plain forward by default.
+        device: where; the network's own device by default.
+
+    Returns:
+        one example an arm; of an image with several channels the first is shown.
+
+    Raises:
+        ValueError: for images that are not two-dimensional.
+        KeyError: where the targets lack landmarks or spacing.
+    """
+    apply = SimpleInferer() if inferer is None else inferer
+    examples = []
+    for arm, network in networks.items():
+        where = next(network.parameters()).device if device is None else torch.device(device)
+        prepare = PrepareBatchNoisy(
+            network=network, loss=loss, attack=attack, epsilon=epsilon, prepare_batch=prepare_batch, inferer=inferer
+        )
+        noisy, target, args, kwargs = (*prepare(batch, where), (), {})[:4]
+        if prepare.last is None or noisy.ndim != 4:
+            raise ValueError(f"pictures are made of images (B, channels, H, W), got shape {tuple(noisy.shape)}")
+        for key in ("landmarks", "spacing"):
+            if not isinstance(target, Mapping) or key not in target:
+                raise KeyError(f"pictures need '{key}' among the targets; add it to the targets of prepare_batch")
+        images = [convert_to_tensor(image, track_meta=False) for image in (prepare.last.clean, noisy)]
+        with eval_mode(network):
+            preds = [loss.prediction(apply(image, network, *args, **kwargs), target)[:1] for image in images]
+        examples.append(
+            LandmarkExample(
+                arm=arm,
+                epsilon=float(epsilon),
+                clean=images[0][0, 0].cpu().numpy(),
+                noisy=images[1][0, 0].cpu().numpy(),
+                truth=_numpy(target["landmarks"][0]),
+                clean_pred=_numpy(decode(preds[0])[0]),
+                noisy_pred=_numpy(decode(preds[1])[0]),
+                spacing=_numpy(target["spacing"][0]),
+            )
+        )
+    return examples
+
+
+def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path) -> None:
+    """Draw the grid: clean image, noise magnified, noisy image, landmarks found in the clean and in the noisy image.
+
+    Each true landmark has circles of 2 and 4 mm around it and a line to the predicted one. All rows share one grey
+    window and one magnification, which is written above the noise.
+
+    Args:
+        examples: one a row.
+        path: PNG to write, whole or not at all.
+
+    Raises:
+        ValueError: without any example.
+    """
+    if not examples:
+        raise ValueError("no example to draw")
+    low = min(float(np.min(example.clean)) for example in examples)
+    high = max(float(np.max(example.clean)) for example in examples)
+    half = max((high - low) / 2, 1e-6)
+    factor = _magnification(max(float(np.abs(e.noisy - e.clean).max()) for e in examples), half)
+    height, width = examples[0].clean.shape
+    panel = 2.8
+    figure = new_figure(5 * panel, len(examples) * (panel * min(max(height / width, 0.5), 2.0) + 0.25) + 0.4)
+    grid = figure.subplots(len(examples), 5, squeeze=False)
+    for row, example in zip(grid, examples, strict=True):
+        clean, noise, noisy, clean_pred, noisy_pred = row
+        _image(clean, example.clean, low, high, "clean image")
+        _image(noise, (example.noisy - example.clean) * factor, -half, half, f"noise × {factor:g}")
+        _image(noisy, example.noisy, low, high, f"noisy image (ε = {example.epsilon:g})")
+        for axes, image, pred, name in (
+            (clean_pred, example.clean, example.clean_pred, "clean"),
+            (noisy_pred, example.noisy, example.noisy_pred, "noisy"),
+        ):
+            _image(axes, image, low, high, f"on {name}: {_score(example.errors(pred), example.truth)}")
+            _points(axes, example, pred)
+        clean.set_ylabel(example.arm, fontsize=11)
+    keys = [
+        Line2D([], [], color=_TRUTH, marker="+", linestyle="none", label="truth"),
+        Line2D([], [], color=_TRUTH, linewidth=0.6, label=f"{CIRCLES_MM[0]:g} and {CIRCLES_MM[1]:g} mm around it"),
+        Line2D([], [], color=_PREDICTION, marker=".", linewidth=0.8, label="prediction"),
+    ]
+    figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    save_figure(figure, Path(path))
+
+
+class LandmarkExamples:
+    """Draws one image of a data set under each of several networks; what a bundle's ``examples`` names.
+
+    Args:
+        loss: what the attack raises.
+        attack: the attack, as in the curve.
+        epsilon: noise level, in the units of the network's input.
+        decode: landmarks of a prediction, see :func:`make_landmark_examples`.
+        prepare_batch: the workflow's own, whose targets hold ``landmarks`` and ``spacing``.
+        landmark_key: where the items of the data set carry the true landmarks.
+    """
+
+    def __init__(
+        self,
+        *,
+        loss: PerSampleLoss,
+        attack: Attack,
+        epsilon: float,
+        decode: Callable[[Tensor], Tensor],
+        prepare_batch: PrepareBatch,
+        landmark_key: str = "landmarks",
+    ) -> None:
+        self.loss = loss
+        self.attack = attack
+        self.epsilon = epsilon
+        self.decode = decode
+        self.prepare_batch = prepare_batch
+        self.landmark_key = landmark_key
+
+    def draw(self, networks: Mapping[str, nn.Module], dataset: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+        """Take the image with the most landmarks, the first of equals, attack it under each network, draw the grid.
+
+        Raises:
+            ValueError: when no image has any landmark.
+        """
+        batch = list_data_collate([self._choose(dataset)])
+        examples = make_landmark_examples(
+            networks,
+            batch,
+            loss=self.loss,
+            attack=self.attack,
+            epsilon=self.epsilon,
+            decode=self.decode,
+            prepare_batch=self.prepare_batch,
+        )
+        plot_landmark_examples(examples, path)
+
+    def _choose(self, dataset: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+        chosen, most = None, 0
+        for i in range(len(dataset)):
+            item = dataset[i]
+            present = _numpy(item[self.landmark_key])
+            count = int(np.isfinite(present).all(axis=-1).sum())
+            if count > most:
+                chosen, most = item, count
+            if most == len(present):  # no other has more: the rest need not be loaded
+                break
+        if chosen is None:
+            raise ValueError(f"none of the {len(dataset)} images has a landmark to show")
+        return chosen
+
+
+def _numpy(values: Tensor | np.ndarray) -> np.ndarray:
+    plain = convert_to_tensor(values, track_meta=False)
+    return np.asarray(plain.detach().cpu().numpy(), dtype=np.float64)
+
+
+def _points(axes: Axes, example: LandmarkExample, pred: np.ndarray) -> None:
+    """True landmarks with their circles, predicted ones, and lines between."""
+    truth = example.truth[np.isfinite(example.truth).all(axis=-1)][:, ::-1]
+    for radius in CIRCLES_MM:
+        across = np.tile(2 * radius / example.spacing, (len(truth), 1))
+        # Pixels need not be square, so a circle in mm is an ellipse in pixels.
+        circles = EllipseCollection(
+            across[:, 1],
+            across[:, 0],
+            np.zeros(len(truth)),
+            units="xy",
+            offsets=truth,
+            offset_transform=axes.transData,
+            facecolors="none",
+            edgecolors=_TRUTH,
+            linewidths=0.6,
+        )
+        axes.add_collection(circles)
+    axes.plot(truth[:, 0], truth[:, 1], "+", color=_TRUTH, markersize=4, markeredgewidth=0.8)
+    both = np.isfinite(example.errors(pred))
+    lines = np.stack([example.truth[both], pred[both]], axis=1)[..., ::-1]
+    axes.add_collection(LineCollection(list(lines), colors=_PREDICTION, linewidths=0.8))
+    axes.plot(pred[:, 1], pred[:, 0], ".", color=_PREDICTION, markersize=3)
+    axes.set_xlim(-0.5, example.clean.shape[1] - 0.5)
+    axes.set_ylim(example.clean.shape[0] - 0.5, -0.5)
+
+
+def _score(errors: np.ndarray, truth: np.ndarray) -> str:
+    """Mean error, and how many landmarks were not found at all."""
+    known = np.isfinite(truth).all(axis=-1)
+    lost = int((known & ~np.isfinite(errors)).sum())
+    mean = "undefined" if not np.isfinite(errors).any() else f"{np.nanmean(errors):.2f} mm"
+    return f"{mean}, {lost} not found" if lost else mean
