@@ -17,7 +17,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_amat import files
 from monai_amat.study import schedule
 from monai_amat.study.arms import Bundle
 from monai_amat.study.process import Processes
@@ -218,21 +217,10 @@ def test_an_interruption_kills_every_step_under_way(tmp_path: Path) -> None:
     assert not steps[0].done()
 
 
-def test_threads_of_the_study_leave_its_files_as_open_as_one_would(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Writing a file whole changes the umask for a moment, here a long one: not for what another thread makes then."""
-
-    def umask() -> int:
-        mask = os.umask(0)
-        time.sleep(0.01)
-        os.umask(mask)
-        return mask
-
-    monkeypatch.setattr(files, "_umask", umask)
+def test_several_threads_leave_the_umask_and_files_as_open_as_it_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        steps = scripts(tmp_path, ["import os; print(oct(os.umask(0)))"] * 8)
+        steps = scripts(tmp_path, ["import os; print(oct(os.umask(0)))"] * 4)
         run_steps(steps, root=tmp_path, jobs=4, say=quiet)
         assert os.umask(0o027) == 0o027
     finally:
