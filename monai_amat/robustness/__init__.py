@@ -2,6 +2,13 @@
 
 from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
 from monai_amat.robustness.curve import RobustnessCurve
+from monai_amat.robustness.detection_drawing import draw_boxes
+from monai_amat.robustness.detection_pictures import (
+    DetectionExample,
+    DetectionExamples,
+    make_detection_examples,
+    plot_detection_examples,
+)
 from monai_amat.robustness.differences import differences
 from monai_amat.robustness.landmark_drawing import draw_landmarks
 from monai_amat.robustness.landmark_pictures import (
@@ -28,6 +35,8 @@ from monai_amat.robustness.summary import AVERAGE, summarise
 __all__ = [
     "AVERAGE",
     "AttackStrength",
+    "DetectionExample",
+    "DetectionExamples",
     "Example",
     "Interval",
     "LandmarkExample",
@@ -42,11 +51,14 @@ __all__ = [
     "choose_sample",
     "compare",
     "differences",
+    "draw_boxes",
     "draw_landmarks",
+    "make_detection_examples",
     "make_examples",
     "make_landmark_examples",
     "merge_rows",
     "plot_curves",
+    "plot_detection_examples",
     "plot_examples",
     "plot_landmark_examples",
     "plot_margins",

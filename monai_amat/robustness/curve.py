@@ -220,7 +220,8 @@ class RobustnessCurve:
             "gradient_evaluations": last.result.steps,
         }
         for name, values in numbers.items():
-            rows[name] = values.detach().cpu().numpy()
+            # A metric may keep text, where numbers would not hold what it needs of a sample.
+            rows[name] = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else list(values)
         if rows["sample_id"].duplicated().any():
             raise ValueError("a data item gave several samples; evaluate whole images, without num_samples crops")
         self._check_finite(rows, list(columns))
@@ -229,7 +230,8 @@ class RobustnessCurve:
     def _check_finite(self, rows: pd.DataFrame, metric_columns: Sequence[str]) -> None:
         # A metric may leave a sample undefined (NaN); loss and noise may not, and nothing may be infinite.
         broken = ~np.isfinite(rows[["loss", "noise_norm"]].to_numpy(dtype=np.float64)).all(axis=1)
-        broken |= np.isinf(rows[list(metric_columns)].to_numpy(dtype=np.float64)).any(axis=1)
+        numbers = rows[list(metric_columns)].select_dtypes("number")
+        broken |= np.isinf(numbers.to_numpy(dtype=np.float64)).any(axis=1)
         if broken.any():
             row = rows[broken].iloc[0].to_dict()
             raise RuntimeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -17,8 +18,8 @@ class RobustnessMetric(Protocol):
     :class:`~monai_amat.metrics.DiceIndices` is one.
     """
 
-    def columns(self, pred: Any, target: Any) -> dict[str, Tensor]:
-        """Numbers ``(B,)`` of a batch by column name, such as counts that add up over samples.
+    def columns(self, pred: Any, target: Any) -> Mapping[str, Tensor | Sequence[str]]:
+        """Numbers ``(B,)`` of a batch by column name, such as counts that add up over samples, or a text a sample.
 
         Args:
             pred: what the loss's ``prediction`` makes of the network's output.

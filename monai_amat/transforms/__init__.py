@@ -1,18 +1,32 @@
 """Dictionary transforms."""
 
 from monai_amat.transforms.adversarial_noise import AdversarialNoised
+from monai_amat.transforms.box_affine import RandAffineBoxesd
+from monai_amat.transforms.box_flip import RandFlipBoxesd
+from monai_amat.transforms.box_targets import BoxTargetsd
 from monai_amat.transforms.cephalogram import LoadCephalogram, LoadCephalogramd
+from monai_amat.transforms.colour_jitter import RandColourJitterd
 from monai_amat.transforms.landmark_maps import LandmarkMapsd, landmark_maps
 from monai_amat.transforms.landmark_points import LandmarksToImaged, pixel_spacing, points_to_image, points_to_native
+from monai_amat.transforms.letterbox import Letterboxd, boxes_to_native
+from monai_amat.transforms.rgb_image import LoadRGBImage, LoadRGBImaged
 from monai_amat.transforms.slice_plane import SlicePlaned
 
 __all__ = [
     "AdversarialNoised",
+    "BoxTargetsd",
     "LandmarkMapsd",
     "LandmarksToImaged",
+    "Letterboxd",
     "LoadCephalogram",
     "LoadCephalogramd",
+    "LoadRGBImage",
+    "LoadRGBImaged",
+    "RandAffineBoxesd",
+    "RandColourJitterd",
+    "RandFlipBoxesd",
     "SlicePlaned",
+    "boxes_to_native",
     "landmark_maps",
     "pixel_spacing",
     "points_to_image",
