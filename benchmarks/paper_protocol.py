@@ -9,7 +9,6 @@ same command goes on there.
 from __future__ import annotations
 
 import argparse
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -43,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return study.wait(None if options.minutes is None else 60 * options.minutes)
         except subprocess.TimeoutExpired:
-            study.send_signal(signal.SIGINT)
+            study.terminate()  # not SIGINT, which a program in the background may not hear
             study.wait()
             print(f"{options.minutes:g} minutes are over; the same command goes on from here", flush=True)
             return 3

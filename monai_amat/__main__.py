@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -148,4 +149,6 @@ def _values(rest: Sequence[str]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
+    # Told to end, by `timeout` or a queue, it stops what it has started, as when it is interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

@@ -293,10 +293,17 @@ def test_damaged_data_are_named_and_the_study_goes_on_when_they_are_mended(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM])
 def test_a_killed_study_goes_on_where_it_stopped(
-    study: Any, in_process: InProcess, hippocampus: Path, tiny_phantom: Path, tiny: dict[str, str], tmp_path: Path
+    study: Any,
+    in_process: InProcess,
+    hippocampus: Path,
+    tiny_phantom: Path,
+    tiny: dict[str, str],
+    tmp_path: Path,
+    how: signal.Signals,
 ) -> None:
-    """kill -9 in the middle of a training, the study and its step in real processes; then the rest of it."""
+    """kill -9, or its being told to end, in the middle of a training in real processes; then the rest of it."""
     slow = {"max_epochs": "4", "attack_steps": "12", "iterations_per_epoch": "3"}
     output = tmp_path / "study"
     study("std", values=slow).run()
@@ -314,13 +321,14 @@ def test_a_killed_study_goes_on_where_it_stopped(
     sat = output / "arms" / "sat_1" / "seed=0"
     while not list(sat.glob("models/resume_epoch=*.pt")) and process.poll() is None:
         time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    process.send_signal(how)
     shown, _ = process.communicate()
-    assert process.returncode == -signal.SIGKILL
+    assert process.returncode == (-signal.SIGKILL if how == signal.SIGKILL else 130)
     assert "==> [2/4] arms/sat_1/seed=0: train" in shown
     assert json.loads((sat / "train.json").read_text())["complete"] is False
     with (sat / "train.log").open("ab") as log:
-        fcntl.flock(log, fcntl.LOCK_EX)  # until the training has noticed that it is alone
+        # Told to end, a study has stopped its step; killed, it leaves that until it notices that it is alone.
+        fcntl.flock(log, fcntl.LOCK_EX | (0 if how == signal.SIGKILL else fcntl.LOCK_NB))
     assert not (sat / "models" / "model.pt").exists()
 
     done = len(in_process.commands)
