@@ -94,9 +94,10 @@ class SampleMargins:
                 f"saved margins belong to another data set (fingerprint {saved}, here {self.fingerprint}); "
                 "use the data, split and slicing they were trained with, or start without them"
             )
-        if not (torch.isfinite(values) & (values >= 0)).all():
+        # Both are NaN where any value is; neither needs memory of its own, which for millions of samples counts.
+        if not (values.min() >= 0 and values.max() < float("inf")):
             raise ValueError("saved margins hold negative or non-finite values: the file is damaged")
-        self.values = values.clone()
+        self.values.copy_(values)
 
     def _merge(
         self, ids: Tensor, accepted: Tensor, noise_norm: Tensor, rule: MarginRule, *, all_accepted: bool
