@@ -192,8 +192,8 @@ def test_steps_that_need_nothing_of_each_other_run_at_once(
     said: list[str] = []
     pd.testing.assert_frame_equal(study(*arms, jobs=2, say=said.append).run(), table)
     events = pretender.events
-    # The first two trainings are of the clean network and of SAT, which needs nothing of it.
-    assert events[:2] == [("start", "std train"), ("start", "sat_1 train")]
+    # The first two trainings are of the clean network and of SAT, which needs nothing of it; who is first is open.
+    assert set(events[:2]) == {("start", "std train"), ("start", "sat_1 train")}
     order = [("std train", "std calibrate"), ("std calibrate", "amat train")]
     order += [(f"{arm} train", f"{arm} robustness") for arm in ("std", "sat_1", "amat")]
     for first, second in order:
