@@ -25,6 +25,7 @@ ALLOWED = {
     "data": {"seeding", "files", "transforms"},
     "handlers": {"seeding", "files", "attacks", "losses", "margins", "engines", "networks"},
     "robustness": {"files", "attacks", "losses", "margins", "engines", "metrics", "data"},
+    "trainers": {"seeding", "files", "attacks", "losses", "margins", "engines", "networks"},
     "study": {"files", "data", "networks", "robustness"},
     "__main__": {"data", "study"},
     "__init__": set(),

@@ -7,6 +7,7 @@ from monai_amat.engines.inferer import FrozenInferer
 from monai_amat.engines.objective import BatchObjective, measure
 from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy, RadiusSource
 from monai_amat.engines.prepare_targets import PrepareBatchTargets
+from monai_amat.engines.raw_outputs import RawOutputs
 
 __all__ = [
     "AttackedBatch",
@@ -17,6 +18,7 @@ __all__ = [
     "PrepareBatchNoisy",
     "PrepareBatchTargets",
     "RadiusSource",
+    "RawOutputs",
     "SeparateForwards",
     "couples_samples",
     "evaluating",

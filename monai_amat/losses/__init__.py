@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from .base import PerSampleLoss
+from .classic_detection import ClassicYOLOv5Loss
+from .detection import DetectionLoss
 from .generic import PerSample
 from .landmark import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
 from .segmentation import DiceCELoss
 
 __all__ = [
+    "ClassicYOLOv5Loss",
+    "DetectionLoss",
     "DiceCELoss",
     "HeatmapBCE",
     "HeatmapDice",

@@ -1,0 +1,95 @@
+"""Margins beside the checkpoints of another package's trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from monai_amat.files import whole_file
+
+__all__ = ["load_margins", "margin_file", "save_margins"]
+
+_FORMAT = 1
+_KEPT = 2
+
+
+def margin_file(checkpoint: str | Path) -> Path:
+    """Where the margins of a checkpoint are.
+
+    Example:
+        >>> margin_file("runs/weights/last.pt").as_posix()
+        'runs/weights/last_margins.pt'
+    """
+    path = Path(checkpoint)
+    return path.with_name(f"{path.stem}_margins.pt")
+
+
+def save_margins(checkpoint: str | Path, epoch: int, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Write the state after an epoch, whole or not at all, and keep that after the one before.
+
+    The checkpoint and this file cannot appear at once. This one is written first, so that whichever of two epochs the
+    checkpoint is of after a kill, its margins are here.
+
+    Args:
+        checkpoint: the checkpoint it belongs to.
+        epoch: the epoch that ended, as the checkpoint counts it.
+        state: plain tensors, numbers and containers of them.
+        settings: what they were made under; another run's are refused when loading.
+    """
+    file = margin_file(checkpoint)
+    before: dict[int, Any] = {}
+    if epoch > 0 and file.is_file():
+        before = {old: kept for old, kept in _read(file)["epochs"].items() if old < epoch}
+    epochs = {old: before[old] for old in sorted(before)[1 - _KEPT :]} | {epoch: dict(state)}
+    with whole_file(file) as stream:
+        torch.save({"format": _FORMAT, "settings": dict(settings), "epochs": epochs}, stream)
+
+
+def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The state that belongs to a checkpoint.
+
+    Args:
+        checkpoint: the checkpoint.
+        epoch: the epoch it is of.
+        settings: those of this run.
+
+    Raises:
+        FileNotFoundError: when there is no file of margins beside it.
+        ValueError: when that is none, of other epochs, or made under other settings.
+    """
+    file = margin_file(checkpoint)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{checkpoint} is to be resumed, but there is no {file} beside it, which holds its margins: copy both, or "
+            "start anew from its weights"
+        )
+    content = _read(file)
+    changed = [
+        f"{name}: {content['settings'].get(name, 'absent')} there, {settings.get(name, 'absent')} here"
+        for name in sorted({**content["settings"], **settings})
+        if content["settings"].get(name) != settings.get(name)
+    ]
+    if changed:
+        raise ValueError(f"{file} was made under other settings ({'; '.join(changed)}): go on with the same")
+    if epoch not in content["epochs"]:
+        raise ValueError(
+            f"{file} holds the margins after epochs {sorted(content['epochs'])}, but {checkpoint} is of epoch {epoch}: "
+            "they do not belong together"
+        )
+    found: dict[str, Any] = content["epochs"][epoch]
+    return found
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        raise ValueError(f"{file} cannot be read ({type(error).__name__}): the file is damaged") from error
+    if not isinstance(content, dict) or content.get("format") != _FORMAT:
+        raise ValueError(f"{file} is no file of margins of format {_FORMAT}")
+    return content
