@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 
 from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
 from monai_amat.robustness.summary import AVERAGE
@@ -14,7 +15,9 @@ __all__ = ["plot_curves"]
 
 _MARKERS = "osD^vP*"
 _STYLES = ("-", "--", ":")
-_ROOM_INSIDE = 5
+_ROOM_INSIDE = 5  # arms whose legend has room in the axes
+_TOLD_APART = 8  # arms whose shades can still be
+_SIZE = (6.4, 4.4)
 
 
 def plot_curves(
@@ -42,8 +45,9 @@ def plot_curves(
     if rows.empty:
         raise ValueError(f"the table holds no {chosen!r}; it holds {sorted(set(table['name']))}")
     arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [None]
-    figure = new_figure(6.4 if len(arms) <= _ROOM_INSIDE else 8.0, 4.4)
+    figure = new_figure(*_SIZE)
     axes = figure.add_subplot()
+    shaded = len(arms) <= _TOLD_APART and bool(rows["low"].notna().any())
     for i, arm in enumerate(arms):
         of_arm = rows if arm is None else rows[rows["arm"] == arm]
         x, y, low, high = (
@@ -53,7 +57,8 @@ def plot_curves(
         # Marker and dash change too: print and colour vision differ, and there may be more arms than colours.
         style = _STYLES[i // len(PALETTE) % len(_STYLES)]
         axes.plot(x, y, color=colour, linestyle=style, marker=_MARKERS[i % len(_MARKERS)], markersize=5, label=arm)
-        axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+        if shaded:
+            axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xticks(sorted(set(rows["noise_level"].astype(float))))
     axes.set_xlabel(xlabel)
     axes.set_ylabel(chosen if ylabel is None else ylabel)
@@ -62,9 +67,17 @@ def plot_curves(
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if len(arms) > _ROOM_INSIDE:
-        figure.legend(frameon=False, loc="outside right upper")
+        _beside(figure)
     elif arms != [None]:
         axes.legend(frameon=False)
-    if rows["low"].notna().any():
+    if shaded:
         axes.set_title("shaded: bootstrap interval", loc="right", fontsize=8, color="0.4")
     save_figure(figure, Path(path))
+
+
+def _beside(figure: Figure) -> None:
+    """A legend to the right of the axes, which keep their size however long the arms' names are."""
+    legend = figure.legend(frameon=False, loc="outside right upper", fontsize=9)
+    box = legend.get_window_extent(figure.canvas.get_renderer())  # type: ignore[attr-defined]  # Agg has one
+    width, height = _SIZE
+    figure.set_size_inches(width + box.width / figure.dpi, max(height, box.height / figure.dpi))

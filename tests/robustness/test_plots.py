@@ -63,6 +63,19 @@ def test_many_arms_get_a_wider_picture(tmp_path: Path) -> None:
         assert pixels(nine, colour) > 300
 
 
+def test_long_names_do_not_squeeze_the_axes(tmp_path: Path) -> None:
+    short = table(9)
+    long = short.assign(arm=short["arm"] + " with a very long name, of many settings")
+    widths = []
+    for name, chosen in (("short", short), ("long", long)):
+        plot_curves(chosen, tmp_path / f"{name}.png")
+        image = matplotlib.image.imread(tmp_path / f"{name}.png")
+        # The lower spine is the longest dark row.
+        widths.append(int((image[..., :3].max(axis=2) < 0.3).sum(axis=1).max()))
+    assert widths[1] == pytest.approx(widths[0], rel=0.02)
+    assert widths[0] > 600
+
+
 def test_one_unnamed_arm_without_interval(tmp_path: Path) -> None:
     alone = table(1).drop(columns="arm").assign(low=np.nan, high=np.nan)
     plot_curves(alone, tmp_path / "curve.png")
