@@ -180,6 +180,8 @@ def test_cpu_variants_compute_the_same_gradient(quick: Quick) -> None:
             check_spread(spread)
         assert row["cosine"] == pytest.approx(1.0, abs=0.5 if row["bfloat16"] else 1e-3)
         assert row["bfloat16"] == (row["cosine"] < 0.9999)
+        reached = row["loss_reached"]
+        assert reached["changed"] == pytest.approx(reached["base"], rel=0.1 if row["bfloat16"] else 1e-3)
     assert "two processes" in processes["variant"]
     check_spread(processes["ratio"])
 
