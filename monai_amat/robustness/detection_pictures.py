@@ -26,7 +26,7 @@ from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.average_iou import MIN_SCORE, average_iou, iou_sums
 from monai_amat.metrics.detections import Decode, samples
 from monai_amat.robustness.detection_drawing import class_colour
-from monai_amat.robustness.figure import new_figure, save_figure
+from monai_amat.robustness.figure import new_figure, row_name, save_figure
 from monai_amat.robustness.pictures import _magnification
 
 __all__ = ["DetectionExample", "DetectionExamples", "make_detection_examples", "plot_detection_examples"]
@@ -174,7 +174,7 @@ def plot_detection_examples(
             _image(axes, image, low, high, f"on {name}: {len(found)} found, IoU {score}")
             _boxes(axes, example.truth[:, 1:], example.truth[:, 0], dotted=True)
             _boxes(axes, found[:, :4], found[:, 5])
-        truth.set_ylabel(example.arm, fontsize=11)
+        truth.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [Line2D([], [], color=class_colour(c), label=name) for c, name in enumerate(class_names)]
     keys.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label="truth"))
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=9)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from monai_amat.attacks import Attack
 from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
+from monai_amat.robustness.figure import PALETTE, new_figure, row_name, save_figure
 from monai_amat.robustness.pictures import _image, _magnification
 
 __all__ = ["LandmarkExample", "LandmarkExamples", "make_landmark_examples", "plot_landmark_examples"]
@@ -160,7 +160,7 @@ def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path
         ):
             _image(axes, image, low, high, f"on {name}: {_score(example.errors(pred), example.truth)}")
             _points(axes, example, pred)
-        clean.set_ylabel(example.arm, fontsize=11)
+        clean.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [
         Line2D([], [], color=_TRUTH, marker="+", linestyle="none", label="truth"),
         Line2D([], [], color=_TRUTH, linewidth=0.6, label=f"{CIRCLES_MM[0]:g} and {CIRCLES_MM[1]:g} mm around it"),

@@ -23,7 +23,7 @@ from monai_amat.attacks import Attack
 from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.overlap import Prediction, dice, dice_counts, foreground, foreground_classes
-from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
+from monai_amat.robustness.figure import PALETTE, new_figure, row_name, save_figure
 
 __all__ = ["Example", "SegmentationExamples", "choose_sample", "make_examples", "plot_examples"]
 
@@ -188,7 +188,7 @@ def plot_examples(examples: Sequence[Example], path: str | Path, *, class_names:
         _outline(clean_pred, example.clean_pred)
         _image(noisy_pred, example.noisy, low, high, f"on noisy: Dice {_score(example.noisy_dice)}")
         _outline(noisy_pred, example.noisy_pred)
-        clean.set_ylabel(example.arm, fontsize=11)
+        clean.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [Line2D([], [], color=_colour(c), label=name) for c, name in enumerate(names)]
     figure.legend(handles=keys, loc="outside lower center", ncols=classes, frameon=False, fontsize=9)
     save_figure(figure, Path(path))

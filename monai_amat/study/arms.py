@@ -140,11 +140,16 @@ class Arm:
         Example:
             >>> Arm("sat:5", ("sat",), ()).label, Arm("amat_boundary", ("amat", "amat_boundary"), ()).label
             ('SAT 5', 'AMAT boundary')
+            >>> Arm("amat_path+amat_shuffled:delta=1", ("amat", "amat_path", "amat_shuffled"), ()).label
+            'AMAT path + shuffled (delta=1)'
         """
         names, _, tail = self.spec.partition(":")
-        words = names.replace("_", " ").split(" ")
-        words[0] = words[0].upper()
-        return " ".join([*words, *([tail] if tail else [])])
+        first, *further = (name.split("_") for name in names.split("+"))
+        family = first[0]
+        parts = [" ".join([family.upper(), *first[1:]])]
+        parts += [" ".join(words[1:] if len(words) > 1 and words[0] == family else words) for words in further]
+        text = f" ({tail.replace(',', ', ')})" if "=" in tail else f" {tail}" if tail else ""
+        return " + ".join(parts) + text
 
     @property
     def folder(self) -> str:
