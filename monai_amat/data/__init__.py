@@ -9,6 +9,7 @@ from monai_amat.data.fit import check_fit
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.data.landmark_files import LANDMARK_NAMES
 from monai_amat.data.phantom import write_phantom
+from monai_amat.data.radiographs import list_radiographs
 from monai_amat.data.sampler import SeededSampler
 from monai_amat.data.sampling_weights import oversampled_weights
 from monai_amat.data.selection import balanced_subset, list_volumes
@@ -29,6 +30,7 @@ __all__ = [
     "check_fit",
     "check_volume",
     "identical_files",
+    "list_radiographs",
     "list_volumes",
     "load_cephalograms",
     "load_slices",

@@ -5,6 +5,7 @@ from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, Adve
 from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
+from monai_amat.handlers.landmark_writer import LandmarkWriter
 from monai_amat.handlers.margin_stats import MarginStatsHandler
 from monai_amat.handlers.non_finite_guard import NonFiniteGuard
 from monai_amat.handlers.radius_schedules import LinearRadius, RadiusSchedule, UniformRadius
@@ -20,6 +21,7 @@ __all__ = [
     "EpochSeedHandler",
     "ExportHandler",
     "GradientClipHandler",
+    "LandmarkWriter",
     "LinearRadius",
     "MarginStatsHandler",
     "NonFiniteGuard",

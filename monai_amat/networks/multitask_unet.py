@@ -83,7 +83,16 @@ class MultiTaskUNet(nn.Module):
         Returns:
             ``(B, 3·L, H, W)``: channels 0 to L-1 heat (logits), L to 2·L-1 offsets along y, 2·L to 3·L-1 along x, the
             order of :func:`~monai_amat.transforms.landmark_maps.landmark_maps`.
+
+        Raises:
+            ValueError: for a smaller image.
         """
+        # A trace would freeze the answer, and warn of it.
+        if not torch.jit.is_tracing() and min(image.shape[-2], image.shape[-1]) < 32:
+            raise ValueError(
+                f"images need 32 pixels along each axis for five poolings, got {image.shape[-2]}x{image.shape[-1]}: "
+                "use larger images"
+            )
         maps = self.encoder(image)
         deep = maps[-1]
         for i, step in enumerate(self.steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +27,10 @@ __all__ = ["write_results"]
 def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     """Write what a study's steps came to into its folder, or that of its named evaluation.
 
-    ``robustness.csv`` (all rows), ``summary.json``, ``curve.png``, ``table.md``; with several arms ``differences.csv``
-    and ``differences.md``; ``costs.csv`` and ``costs.md``; ``margins.png`` where an arm has margins, and
-    ``examples.png``, where the bundle says how to make them; ``strength.csv`` and ``strength.md`` where strength was
-    looked at.
+    ``robustness.csv`` (all rows), ``summary.json``, ``curve.png``, ``table.md`` (the metric's headline figure, and
+    those that the bundle names as ``further_figures``); with several arms ``differences.csv`` and ``differences.md``;
+    ``costs.csv`` and ``costs.md``; ``margins.png`` where an arm has margins, and ``examples.png``, where the bundle
+    says how to make them; ``strength.csv`` and ``strength.md`` where strength was looked at.
 
     Args:
         plan: the study, all of whose steps are done.
@@ -49,7 +49,7 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     if len(plan.seeds) == 1:
         curves = {label: by_seed[plan.seeds[0]] for label, by_seed in curves.items()}
     labels = {
-        argument: parser[key]
+        argument: parser.get_parsed_content(key)
         for argument, key in (("ylabel", "metric_label"), ("xlabel", "noise_label"))
         if key in parser
     }
@@ -60,7 +60,7 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
         write_rows(folder / "differences.csv", apart)
         write_text_whole(folder / "differences.md", table_text(apart) + "\n")
     _describe_study(plan, folder / "summary.json", seconds)
-    write_text_whole(folder / "table.md", table_text(table) + "\n")
+    _write_tables(table, folder / "table.md", _values(parser, "further_figures") or ())
     runs = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds} for arm in plan.arms}
     std = {seed: plan.folder(STD, seed) for seed in plan.seeds} if STD in plan.trained else None
     write_costs(runs, folder, std=std)
@@ -87,8 +87,14 @@ def _describe_study(plan: Plan, summary: Path, seconds: Mapping[str, float]) -> 
     write_text_whole(summary, json.dumps(content, indent=2) + "\n")
 
 
+def _write_tables(table: pd.DataFrame, path: Path, further: Sequence[str]) -> None:
+    """The headline figure's table, and below it those of the figures that the bundle names beside it."""
+    texts = [table_text(table), *(table_text(table, name=name) for name in further)]
+    write_text_whole(path, "\n\n".join(texts) + "\n")
+
+
 def _draw_margins(plan: Plan) -> None:
-    """What became of the margins of the first seed's trainings, where the bundle sorts them into groups."""
+    """What became of the margins of the first seed's trainings, sorted into groups where the bundle does so."""
     drawn = {}
     for arm in plan.arms:
         run = plan.folder(arm, plan.seeds[0])
@@ -97,9 +103,8 @@ def _draw_margins(plan: Plan) -> None:
         if "margin_stats" not in parser or not (run / "margins.csv").is_file() or not checkpoints:
             continue
         margins = torch.load(checkpoints[-1], weights_only=True)["objects"]["margins"]["values"]
-        groups = parser.get_parsed_content("margin_stats#groups")
-        if groups is not None:
-            drawn[arm.label] = TrainedMargins(pd.read_csv(run / "margins.csv"), margins, groups)
+        groups = _values(parser, "margin_stats#groups") or ["all samples"] * len(margins)
+        drawn[arm.label] = TrainedMargins(pd.read_csv(run / "margins.csv"), margins, groups)
     if drawn:
         plot_margins(drawn, plan.results_dir / "margins.png")
 
@@ -115,6 +120,12 @@ def _draw_examples(plan: Plan, parser: ConfigParser) -> None:
         networks[arm.label] = load_weights(own.get_parsed_content("network_def"), weights)
     examples = parser.get_parsed_content("examples")
     examples.draw(networks, parser.get_parsed_content("validate#dataset"), plan.results_dir / "examples.png")
+
+
+def _values(parser: ConfigParser, key: str) -> Sequence[str] | None:
+    """What a bundle names at an ID that it need not have."""
+    found: Sequence[str] | None = parser.get_parsed_content(key) if key in parser else None
+    return found
 
 
 def _parser(step: Step) -> ConfigParser:

@@ -1,12 +1,13 @@
-"""The hippocampus bundle at a size for tests: a tiny phantom, small settings, runs in this process or in their own."""
+"""Bundles at a size for tests: tiny phantoms, small settings, runs in this process or in their own."""
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import set_track_meta
 from monai.utils import set_determinism
 
-from monai_amat.data import write_phantom
+from monai_amat.data import write_cephalogram_phantom, write_phantom
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -38,12 +39,37 @@ SMALL: dict[str, Any] = {
 }
 
 
-class BundleRunner:
-    """The bundle and a data set for it; ``run`` takes config files by name and values by ID."""
+# Images just above the 32 pixels that five poolings take.
+SMALL_LANDMARKS: dict[str, Any] = {
+    "image_size": [50, 40],
+    "width": 1 / 32,
+    "batch_size": 4,
+    "max_epochs": 2,
+    "val_interval": 1,
+    "attack_steps": 2,
+    "evaluation_steps": 2,
+    "train_cases": 8,
+    "validation_cases": 2,
+    "test_cases": 3,
+    "noise_levels": [0.0, 0.5],
+}
 
-    def __init__(self, dataset_dir: Path) -> None:
-        self.root = REPOSITORY / "bundles" / "hippocampus_amat"
+
+class BundleRunner:
+    """A bundle and a data set for it; ``run`` takes config files by name and values by ID.
+
+    Args:
+        dataset_dir: folder of the data set.
+        name: folder of the bundle.
+        small: values that make its runs small.
+    """
+
+    def __init__(
+        self, dataset_dir: Path, name: str = "hippocampus_amat", small: Mapping[str, Any] | None = None
+    ) -> None:
+        self.root = REPOSITORY / "bundles" / name
         self.dataset_dir = dataset_dir
+        self.small = dict(SMALL if small is None else small)
 
     def files(self, *names: str | Path) -> list[str]:
         """Config files: by name from the bundle, or any other by path; train.json comes first, small.json last."""
@@ -53,8 +79,25 @@ class BundleRunner:
     def config(self, name: str) -> Path:
         return self.root / "configs" / f"{name}.json"
 
+    def merged(self, *names: str) -> dict[str, Any]:
+        """train.json with these config files over it, as they are."""
+        files = [str(self.config(name)) for name in ("train", *names)]
+        return dict(copy.deepcopy(ConfigParser.load_config_files(files)))
+
+    def changed(self, before: Sequence[str], after: Sequence[str]) -> tuple[set[str], set[str]]:
+        """IDs in which two configurations differ, in sections part by part, and those that the second has more."""
+        first, second = self.merged(*before), self.merged(*after)
+        found = set()
+        for key in first:
+            if key in ("train", "validate", "resume_objects", "resume_settings"):
+                parts = first[key].keys() | second[key].keys()
+                found |= {f"{key}#{part}" for part in parts if first[key].get(part) != second[key].get(part)}
+            elif first[key] != second.get(key):
+                found.add(key)
+        return found, second.keys() - first.keys()
+
     def values(self, changes: dict[str, Any]) -> dict[str, Any]:
-        return {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir), **SMALL, **changes}
+        return {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir), **self.small, **changes}
 
     def arguments(self, *names: str | Path, **changes: Any) -> list[str]:
         """What follows ``python -m monai.bundle`` on the command line."""
@@ -127,12 +170,39 @@ def bundle(tiny_phantom: Path) -> BundleRunner:
     return BundleRunner(tiny_phantom)
 
 
+@pytest.fixture(scope="session", params=["bundle", "cephalometric"])
+def any_bundle(request: pytest.FixtureRequest) -> BundleRunner:
+    """Each bundle in turn, for what holds of all."""
+    made: BundleRunner = request.getfixturevalue(request.param)
+    return made
+
+
 @pytest.fixture(scope="session")
 def std(bundle: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Output folder of a plain training, calibrated."""
     folder = tmp_path_factory.mktemp("std")
     bundle.run(output_dir=str(folder))
     bundle.run("calibrate", output_dir=str(folder))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def skulls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty synthetic cephalograms, 14 to train on; to be read, never changed."""
+    return write_cephalogram_phantom(tmp_path_factory.mktemp("skulls") / "phantom", images=20, size=(120, 97))
+
+
+@pytest.fixture(scope="session")
+def cephalometric(skulls: Path) -> BundleRunner:
+    return BundleRunner(skulls, "cephalometric_amat", SMALL_LANDMARKS)
+
+
+@pytest.fixture(scope="session")
+def cephalometric_std(cephalometric: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a plain training for landmarks, calibrated."""
+    folder = tmp_path_factory.mktemp("cephalometric_std")
+    cephalometric.run(output_dir=str(folder))
+    cephalometric.run("calibrate", output_dir=str(folder))
     return folder
 
 

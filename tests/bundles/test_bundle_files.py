@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import importlib
 import inspect
@@ -35,15 +34,13 @@ if TYPE_CHECKING:
 
 SCHEMA = Path(__file__).with_name("meta_schema.json")
 
-# Every combination that is documented to work, by what lies over train.json.
-COMBINATIONS: list[tuple[str, ...]] = [
+# Every combination that is documented to work, by what lies over train.json: in every bundle …
+SHARED: list[tuple[str, ...]] = [
     (),
     ("sat",),
     ("amat",),
     ("amat", "amat_boundary"),
     ("amat", "amat_path"),
-    ("amat", "amat_relative"),
-    ("amat", "amat_relative", "amat_balanced"),
     ("amat", "amat_shuffled"),
     ("sat", "sat_uniform"),
     ("sat", "sat_ramp"),
@@ -59,13 +56,24 @@ COMBINATIONS: list[tuple[str, ...]] = [
     ("small",),
     ("amat", "small"),
 ]
+# … and in one.
+COMBINATIONS: list[tuple[str, tuple[str, ...]]] = [
+    *((bundle, names) for bundle in ("bundle", "cephalometric") for names in SHARED),
+    ("bundle", ("amat", "amat_relative")),
+    ("bundle", ("amat", "amat_relative", "amat_balanced")),
+    ("cephalometric", ("bce",)),
+    ("cephalometric", ("amat", "amat_balanced")),
+    ("cephalometric", ("sat", "separate_forwards")),
+    ("cephalometric", ("amat", "own_statistics")),
+    ("cephalometric", ("multi_gpu_train", "amat", "own_statistics")),
+]
+
+
+def combination(which: tuple[str, tuple[str, ...]]) -> str:
+    return f"{which[0]}: {'+'.join(which[1])}"
+
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
-
-
-def merged(bundle: BundleRunner, names: tuple[str, ...]) -> dict[str, Any]:
-    files = [str(bundle.config(name)) for name in ("train", *names)]
-    return dict(copy.deepcopy(ConfigParser.load_config_files(files)))
 
 
 def metadata(bundle: BundleRunner) -> dict[str, Any]:
@@ -75,20 +83,20 @@ def metadata(bundle: BundleRunner) -> dict[str, Any]:
 # ---------------------------------------------------------------------- the model-zoo form
 
 
-def test_all_files_of_a_model_zoo_bundle_are_there(bundle: BundleRunner) -> None:
+def test_all_files_of_a_model_zoo_bundle_are_there(any_bundle: BundleRunner) -> None:
     wanted = ("train", "evaluate", "inference", "multi_gpu_train", "metadata")
     files = [*(f"configs/{name}.json" for name in wanted), "configs/logging.conf", "docs/README.md", "LICENSE"]
-    assert [file for file in files if not (bundle.root / file).is_file()] == []
+    assert [file for file in files if not (any_bundle.root / file).is_file()] == []
 
 
 def test_metadata_follow_the_specification_without_a_download(
-    bundle: BundleRunner, monkeypatch: pytest.MonkeyPatch
+    any_bundle: BundleRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any, **kwargs: Any) -> None:
         raise AssertionError(f"a download was tried: {args}")
 
     monkeypatch.setattr(monai.apps.utils, "_download_with_progress", refuse)
-    verify_metadata(meta_file=str(bundle.config("metadata")), filepath=SCHEMA)
+    verify_metadata(meta_file=str(any_bundle.config("metadata")), filepath=SCHEMA)
 
 
 def without(*path: str) -> Any:
@@ -139,32 +147,42 @@ def test_metadata_that_do_not_follow_it_are_refused(bundle: BundleRunner, change
         verify_metadata(meta_file=str(tmp_path / "metadata.json"), filepath=SCHEMA)
 
 
-def test_versions_agree(bundle: BundleRunner) -> None:
-    content = metadata(bundle)
+def test_versions_agree(any_bundle: BundleRunner) -> None:
+    content = metadata(any_bundle)
     newest = max(content["changelog"], key=Version)
     assert content["version"] == newest == next(iter(content["changelog"]))
     assert content["required_packages_version"]["monai-amat"] == monai_amat.__version__
-    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (bundle.root.parents[1] / "constraints.txt").read_text(), re.M))
+    pinned = dict(re.findall(r"^([\w-]+)==(\S+)", (any_bundle.root.parents[1] / "constraints.txt").read_text(), re.M))
     named = {"monai": "monai_version", "torch": "pytorch_version", "numpy": "numpy_version"}
     assert {package: content[key] for package, key in named.items()} == {package: pinned[package] for package in named}
     others = {name: version for name, version in content["required_packages_version"].items() if name != "monai-amat"}
     assert others == {name: pinned[name] for name in others}
 
 
-def test_the_network_takes_and_gives_what_the_metadata_say(bundle: BundleRunner) -> None:
-    meta = str(bundle.config("metadata"))
-    for name in ("train", "inference"):
-        verify_net_in_out("network_def", meta_file=meta, config_file=str(bundle.config(name)), device="cpu")
-    with pytest.raises(ValueError, match="output channel number `4` doesn't match"):
-        verify_net_in_out(
-            "network_def", meta_file=meta, config_file=str(bundle.config("train")), device="cpu", num_classes=4
-        )
-    formats = metadata(bundle)["network_data_format"]
+@pytest.mark.parametrize(
+    ("which", "wrong", "message", "lighter"),
+    [
+        ("bundle", {"num_classes": 4}, "output channel number `4` doesn't match", {}),
+        ("cephalometric", {"landmarks": 20}, "output channel number `60` doesn't match", {"width": 0.125}),
+    ],
+)
+def test_the_network_takes_and_gives_what_the_metadata_say(
+    request: pytest.FixtureRequest, which: str, wrong: dict[str, Any], message: str, lighter: dict[str, Any]
+) -> None:
+    made: BundleRunner = request.getfixturevalue(which)
+    meta, train, inference = (str(made.config(name)) for name in ("metadata", "train", "inference"))
+    verify_net_in_out("network_def", meta_file=meta, config_file=train, device="cpu")
+    verify_net_in_out("network_def", meta_file=meta, config_file=inference, device="cpu", **lighter)
+    with pytest.raises(ValueError, match=message):
+        verify_net_in_out("network_def", meta_file=meta, config_file=train, device="cpu", **lighter, **wrong)
+    formats = metadata(made)["network_data_format"]
     image, pred = formats["inputs"]["image"], formats["outputs"]["pred"]
     parser = ConfigParser()
-    parser.read_config(str(bundle.config("train")))
+    parser.read_config(train)
+    parser.update(lighter)
     with torch.no_grad():
-        output = parser.get_parsed_content("network_def").eval()(torch.zeros(2, 1, *image["spatial_shape"]))
+        network = parser.get_parsed_content("network_def").eval()
+        output = network(torch.zeros(2, image["num_channels"], *image["spatial_shape"]))
     assert list(output.shape) == [2, pred["num_channels"], *pred["spatial_shape"]]
     for tensor in (image, pred):
         assert list(tensor["channel_def"]) == [str(channel) for channel in range(tensor["num_channels"])]
@@ -172,25 +190,45 @@ def test_the_network_takes_and_gives_what_the_metadata_say(bundle: BundleRunner)
     assert pred["value_range"] == []
 
 
-@pytest.mark.parametrize("names", [names for names in COMBINATIONS if "multi_gpu_train" not in names], ids="+".join)
+@pytest.mark.parametrize(
+    "which", [which for which in COMBINATIONS if "multi_gpu_train" not in which[1]], ids=combination
+)
 def test_training_configurations_have_the_properties_that_monai_asks_for(
-    bundle: BundleRunner, std: Path, names: tuple[str, ...], tmp_path: Path
+    request: pytest.FixtureRequest, which: tuple[str, tuple[str, ...]], tmp_path: Path
 ) -> None:
-    made = {"thresholds_file": str(std / "thresholds.json"), "checkpoint": str(std / "models" / "model.pt")}
-    with bundle.workflow(*names, output_dir=str(tmp_path), **made) as workflow:
+    made: BundleRunner = request.getfixturevalue(which[0])
+    trained: Path = request.getfixturevalue({"bundle": "std", "cephalometric": "cephalometric_std"}[which[0]])
+    files = {"thresholds_file": str(trained / "thresholds.json"), "checkpoint": str(trained / "models" / "model.pt")}
+    with made.workflow(*which[1], output_dir=str(tmp_path), **files) as workflow:
         assert workflow.check_properties() == []
 
 
-def test_inference_has_the_properties_that_monai_asks_for(bundle: BundleRunner, std: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("which", "trained", "images", "shape"),
+    [
+        ("bundle", "std", "imagesTr", {"patch_size": [32, 32], "base_features": 4}),
+        (
+            "cephalometric",
+            "cephalometric_std",
+            "RawImage/Test1Data",
+            {"image_size": [50, 40], "width": 1 / 32, "spacing": 0.1},
+        ),
+    ],
+    ids=["bundle", "cephalometric"],
+)
+def test_inference_has_the_properties_that_monai_asks_for(
+    request: pytest.FixtureRequest, which: str, trained: str, images: str, shape: dict[str, Any], tmp_path: Path
+) -> None:
+    made: BundleRunner = request.getfixturevalue(which)
+    weights: Path = request.getfixturevalue(trained)
     workflow = ConfigWorkflow(
-        str(bundle.config("inference")),
+        str(made.config("inference")),
         workflow_type="infer",
         logging_file=False,
-        dataset_dir=str(bundle.dataset_dir / "imagesTr"),
-        checkpoint=str(std / "models" / "model.pt"),
+        dataset_dir=str(made.dataset_dir / images),
+        checkpoint=str(weights / "models" / "model.pt"),
         output_dir=str(tmp_path),
-        patch_size=[32, 32],
-        base_features=4,
+        **shape,
     )
     workflow.initialize()
     assert workflow.check_properties() == []
@@ -242,10 +280,16 @@ def parameters(target_name: str) -> tuple[set[str], set[str]]:
     return known, needed or set()
 
 
-@pytest.mark.parametrize("names", [*COMBINATIONS, ("inference",)], ids="+".join)
-def test_every_target_exists_and_takes_what_it_is_given(bundle: BundleRunner, names: tuple[str, ...]) -> None:
-    alone = ConfigParser.load_config_file(bundle.config("inference"))
-    found = list(components(alone if names == ("inference",) else merged(bundle, names)))
+@pytest.mark.parametrize(
+    "which", [*COMBINATIONS, ("bundle", ("inference",)), ("cephalometric", ("inference",))], ids=combination
+)
+def test_every_target_exists_and_takes_what_it_is_given(
+    request: pytest.FixtureRequest, which: tuple[str, tuple[str, ...]]
+) -> None:
+    made: BundleRunner = request.getfixturevalue(which[0])
+    names = which[1]
+    alone = ConfigParser.load_config_file(made.config("inference"))
+    found = list(components(alone if names == ("inference",) else made.merged(*names)))
     assert len(found) > 10
     for place, component in found:
         target = component["_target_"]
@@ -259,9 +303,9 @@ def test_every_target_exists_and_takes_what_it_is_given(bundle: BundleRunner, na
 @pytest.mark.parametrize(
     "name", ["train", "inference", "sat", "amat", "calibrate", "evaluate", "robustness", "strength"]
 )
-def test_every_name_in_an_expression_exists(bundle: BundleRunner, name: str) -> None:
+def test_every_name_in_an_expression_exists(any_bundle: BundleRunner, name: str) -> None:
     found = 0
-    for text in texts(json.loads(bundle.config(name).read_text())):
+    for text in texts(json.loads(any_bundle.config(name).read_text())):
         if not text.startswith("$"):
             continue
         for path in re.findall(r"\b(?:monai_amat|monai|torch)(?:\.[a-zA-Z_]\w*)+", text):
@@ -275,7 +319,7 @@ def test_every_name_in_an_expression_exists(bundle: BundleRunner, name: str) -> 
 
 def test_defaults_are_the_papers(bundle: BundleRunner) -> None:
     """facts.md, section 4, and the numbers of the authors' code for the hippocampus."""
-    train = merged(bundle, ("amat",))
+    train = bundle.merged("amat")
     assert (train["patch_size"], train["batch_size"], train["base_features"]) == ([56, 40], 366, 32)
     assert (train["max_epochs"], train["iterations_per_epoch"], train["num_classes"]) == (100, 50, 3)
     assert (train["delta"], train["max_margin"], train["attack_steps"]) == (2.5, 15.0, 20)
@@ -287,8 +331,8 @@ def test_defaults_are_the_papers(bundle: BundleRunner) -> None:
     parser = ConfigParser({**train, "imports": train["imports"]})
     # α = 4 in training, so 20 steps of 4/20; thresholds are the mean of the total loss.
     assert parser.get_parsed_content("attack").rel_step == pytest.approx(4 / 20)
-    assert merged(bundle, ("calibrate",))["statistic"]["k"] == 0.0
-    robustness = ConfigParser(merged(bundle, ("robustness",)))
+    assert bundle.merged("calibrate")["statistic"]["k"] == 0.0
+    robustness = ConfigParser(bundle.merged("robustness"))
     assert robustness["noise_levels"] == [0, 2, 4, 6, 8, 10]
     attack = robustness.get_parsed_content("evaluation_attack")
     assert (attack.steps, attack.rel_step, attack.best_iterate) == (100, pytest.approx(5 / 100), False)
@@ -377,21 +421,9 @@ MEASUREMENTS: dict[str, tuple[set[str], set[str]]] = {
 }
 
 
-def changes(before: dict[str, Any], after: dict[str, Any]) -> tuple[set[str], set[str]]:
-    """IDs that differ, in sections part by part, and IDs that are new."""
-    changed = set()
-    for key in before:
-        if key in ("train", "validate", "resume_objects", "resume_settings"):
-            parts = before[key].keys() | after[key].keys()
-            changed |= {f"{key}#{part}" for part in parts if before[key].get(part) != after[key].get(part)}
-        elif before[key] != after.get(key):
-            changed.add(key)
-    return changed, after.keys() - before.keys()
-
-
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_an_overlay_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner, name: str) -> None:
-    assert changes(merged(bundle, ()), merged(bundle, (name,))) == OVERLAYS[name]
+    assert bundle.changed((), (name,)) == OVERLAYS[name]
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -399,20 +431,20 @@ def test_a_variant_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner,
     below = json.loads(bundle.config(name).read_text())["overlay_of"]
     assert below == ("amat_relative" if name == "amat_balanced" else name.partition("_")[0])
     under = ("amat", below) if below == "amat_relative" else (below,)
-    changed, added = changes(merged(bundle, under), merged(bundle, (*under, name)))
+    changed, added = bundle.changed(under, (*under, name))
     assert (changed - {"overlay_of"}, added | {"overlay_of"}) == VARIANTS[name]
 
 
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_a_measurement_changes_what_it_is_for_and_nothing_else(bundle: BundleRunner, name: str) -> None:
-    assert changes(merged(bundle, ("robustness",)), merged(bundle, ("robustness", name))) == MEASUREMENTS[name]
+    assert bundle.changed(("robustness",), ("robustness", name)) == MEASUREMENTS[name]
     assert json.loads(bundle.config(name).read_text())["overlay_of"] == "robustness"
 
 
 @pytest.mark.parametrize("name", ["sat", "amat"])
-def test_an_arm_adds_to_what_is_initialised(bundle: BundleRunner, name: str) -> None:
-    before = merged(bundle, ("multi_gpu_train",))["initialize"]
-    after = merged(bundle, ("multi_gpu_train", name))["initialize"]
+def test_an_arm_adds_to_what_is_initialised(any_bundle: BundleRunner, name: str) -> None:
+    before = any_bundle.merged("multi_gpu_train")["initialize"]
+    after = any_bundle.merged("multi_gpu_train", name)["initialize"]
     assert after[: len(before)] == before
     assert all("attach(@train#trainer)" in text for text in after[len(before) :])
 
@@ -428,7 +460,7 @@ def test_small_changes_size_only(bundle: BundleRunner) -> None:
         ("robustness",),
         ("robustness", "strength"),
     ):
-        changed, added = changes(merged(bundle, arm), merged(bundle, (*arm, "small")))
+        changed, added = bundle.changed(arm, (*arm, "small"))
         assert changed <= {
             *("amp", "base_features", "batch_size", "val_batch_size", "num_workers", "max_epochs", "val_interval"),
             *("iterations_per_epoch", "learning_rate", "optimizer", "train#random_transforms"),
@@ -437,14 +469,17 @@ def test_small_changes_size_only(bundle: BundleRunner) -> None:
         assert added <= {"attack_steps", "evaluation_steps", "test_slices"}
 
 
-def test_several_gpus_share_the_batch_and_only_the_first_reports(bundle: BundleRunner) -> None:
-    single, several = merged(bundle, ()), merged(bundle, ("multi_gpu_train",))
-    changed, added = changes(single, several)
-    assert changed == {
-        *("device", "network", "initialize", "train#dataloader", "train#sampler", "train#handlers"),
+def test_several_gpus_share_the_batch_and_only_the_first_reports(any_bundle: BundleRunner) -> None:
+    changed, added = any_bundle.changed((), ("multi_gpu_train",))
+    # An epoch of landmarks is a pass over all images, on however many GPUs.
+    share = {"train#sampler"} if any_bundle.root.name == "hippocampus_amat" else set()
+    assert changed - share == {
+        *("device", "network", "initialize", "train#dataloader", "train#handlers"),
         *("validate#dataloader", "validate#sampler", "validate#handlers"),
     }
+    assert share <= changed
     assert added == {"backend", "batch_size_per_gpu", "finalize"}
+    single, several = any_bundle.merged(), any_bundle.merged("multi_gpu_train")
     reporters = {"StatsHandler", "TensorBoardStatsHandler", "ignite.handlers.ProgressBar"}
     for part in ("train", "validate"):
         handlers = several[part]["handlers"]

@@ -19,9 +19,19 @@ import torch
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
 
-EPOCHS, LENGTH = 5, 4
-# Steps that take long enough to be hit in the middle.
-SETTINGS: dict[str, Any] = {"max_epochs": EPOCHS, "iterations_per_epoch": LENGTH, "attack_steps": 12}
+EPOCHS = 5
+# By bundle: iterations an epoch, thresholds that some samples meet, and steps that take long enough to be hit in the
+# middle. Landmarks besides with another way of the training forward, which has a state of its own to resume.
+LENGTH = {"hippocampus_amat": 4, "cephalometric_amat": 2}
+THRESHOLDS = {
+    "hippocampus_amat": {"total": 2.1},
+    "cephalometric_amat": {"heatmap": 0.99, "offset_y": 0.51, "offset_x": 0.51},
+}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "hippocampus_amat": {"iterations_per_epoch": 4, "attack_steps": 12},
+    "cephalometric_amat": {"attack_steps": 6},
+}
+OVERLAYS = {"hippocampus_amat": ["amat"], "cephalometric_amat": ["amat", "own_statistics"]}
 
 
 class Training:
@@ -29,6 +39,7 @@ class Training:
 
     def __init__(self, bundle: BundleRunner, folder: Path, **changes: Any) -> None:
         self.bundle = bundle
+        self.name = bundle.root.name
         self.output = folder / "out"
         self.losses_file = folder / "losses.txt"
         line = "'%d %s\\n' % (engine.state.iteration, float(engine.state.output['loss']).hex())"
@@ -42,14 +53,15 @@ class Training:
         ]
         self.overlay.write_text(json.dumps({"+initialize": lines}))
         thresholds = folder / "thresholds.json"
-        thresholds.write_text(json.dumps({"format": 1, "thresholds": {"total": 2.1}, "provenance": {}}))
-        self.changes = {"output_dir": str(self.output), "thresholds_file": str(thresholds), **SETTINGS, **changes}
+        thresholds.write_text(json.dumps({"format": 1, "thresholds": THRESHOLDS[self.name], "provenance": {}}))
+        self.changes = {"output_dir": str(self.output), "thresholds_file": str(thresholds), "max_epochs": EPOCHS}
+        self.changes |= {**SETTINGS[self.name], **changes}
 
     def start(self) -> BaseProcess:
         """Run in a process of its own, forked off a server that has everything imported."""
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["monai.bundle", "monai.engines", "monai.handlers", "monai_amat.handlers"])
-        files = self.bundle.files("amat", self.overlay)
+        files = self.bundle.files(*OVERLAYS[self.name], self.overlay)
         values = self.bundle.values(self.changes)
         process = context.Process(
             target=monai.bundle.run, kwargs={"config_file": files, "logging_file": False, **values}
@@ -107,29 +119,42 @@ def identical(first: Any, second: Any) -> bool:
     return bool(first == second)
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(bundle: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Training:
-    training = Training(bundle, tmp_path_factory.mktemp("whole"))
+def finished(bundle: BundleRunner, folder: Path) -> Training:
+    training = Training(bundle, folder)
     training.finish()
-    assert sorted(training.losses()) == list(range(1, EPOCHS * LENGTH + 1))
+    assert sorted(training.losses()) == list(range(1, EPOCHS * LENGTH[training.name] + 1))
     margins = torch.load(training.output / "models" / f"resume_epoch={EPOCHS:04d}.pt", weights_only=True)
     # Or there would be little to get wrong.
     assert len(margins["objects"]["margins"]["values"].unique()) > 2
     return training
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(bundle: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return finished(bundle, tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted_landmarks(cephalometric: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Training:
+    return finished(cephalometric, tmp_path_factory.mktemp("whole_landmarks"))
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(
+    ("which", "workers"), [("uninterrupted", 0), ("uninterrupted", 2), ("uninterrupted_landmarks", 0)]
+)
 def test_a_killed_training_ends_like_one_that_was_not(
-    bundle: BundleRunner, uninterrupted: Training, workers: int, tmp_path: Path
+    request: pytest.FixtureRequest, which: str, workers: int, tmp_path: Path
 ) -> None:
-    training = Training(bundle, tmp_path, num_workers=workers)
+    whole: Training = request.getfixturevalue(which)
+    length = LENGTH[whole.name]
+    training = Training(whole.bundle, tmp_path, num_workers=workers)
     moments = random.Random(workers)
     # Once in the first epoch or so, when there may be nothing to resume from, once later.
-    for earliest, latest in ((1, LENGTH - 1), (LENGTH, 2 * LENGTH)):
+    for earliest, latest in ((1, length - 1), (length, 2 * length)):
         training.kill_after(moments.randint(earliest, latest), moments.uniform(0, 0.1))
     training.finish()
-    training.ends_like(uninterrupted)
+    training.ends_like(whole)
 
 
 def test_a_finished_training_is_not_done_again_but_exported_again(uninterrupted: Training, tmp_path: Path) -> None:

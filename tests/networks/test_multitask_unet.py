@@ -140,3 +140,10 @@ def test_the_image_is_not_written_upon() -> None:
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small(**settings)
+
+
+@pytest.mark.parametrize("size", [(31, 64), (64, 31)])
+def test_an_image_too_small_for_five_poolings_is_named(size: tuple[int, int]) -> None:
+    network = small()
+    with pytest.raises(ValueError, match=rf"32 pixels along each axis for five poolings, got {size[0]}x{size[1]}"):
+        network(torch.zeros(1, 3, *size))

@@ -1,0 +1,191 @@
+"""The landmark bundle run as its users run it: every arm trained, calibrated and attacked, and how they compare."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from monai_amat.engines import frozen, network_fingerprint
+from monai_amat.losses import HeatmapOffsetLoss
+from monai_amat.metrics import decode_landmarks
+from monai_amat.networks import MultiTaskUNet, load_weights
+
+if TYPE_CHECKING:
+    from tests.bundles.conftest import BundleRunner
+
+TERMS = ("heatmap", "offset_y", "offset_x")
+# No wonder after four steps: hardly any map has learnt where its landmark is.
+pytestmark = pytest.mark.filterwarnings("ignore:.* heat maps have no peak")
+
+
+def network() -> MultiTaskUNet:
+    return MultiTaskUNet(width=1 / 32)
+
+
+def checkpoint(folder: Path, epoch: int = 2) -> dict[str, Any]:
+    return dict(torch.load(folder / "models" / f"resume_epoch={epoch:04d}.pt", weights_only=True))
+
+
+def write_thresholds(folder: Path, **values: float) -> str:
+    file = folder / "thresholds.json"
+    content = {"format": 1, "thresholds": {name: values.get(name, 100.0) for name in TERMS}, "provenance": {}}
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("bce",),
+        ("sat",),
+        ("sat", "own_statistics"),
+        ("amat", "amat_boundary", "separate_forwards"),
+    ],
+    ids="+".join,
+)
+def test_every_arm_trains_and_leaves_its_files(
+    cephalometric: BundleRunner, cephalometric_std: Path, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    made = {"thresholds_file": str(cephalometric_std / "thresholds.json")} if "amat" in names else {}
+    cephalometric.run(*names, output_dir=str(tmp_path), **made)
+    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
+    expected = {"models/model.pt", "models/resume_epoch=0001.pt", "models/resume_epoch=0002.pt"}
+    expected |= {"margins.csv"} if "amat" in names else set()
+    assert {file for file in files if not file.startswith("logs/events.")} == expected
+    state = checkpoint(tmp_path)
+    kept = {"network", "optimizer", "lr_scheduler", "guard"}
+    kept |= {"margins"} if "amat" in names else set()
+    kept |= {"noisy_statistics"} if "own_statistics" in names else set()
+    assert set(state["objects"]) == kept
+    # Whatever the arm, the exported weights fit the plain network, and are not those of STD.
+    trained = load_weights(network(), tmp_path / "models" / "model.pt")
+    std = load_weights(network(), cephalometric_std / "models" / "model.pt")
+    assert network_fingerprint(trained) != network_fingerprint(std)
+    if "own_statistics" in names:
+        clean, noisy = state["objects"]["network"], state["objects"]["noisy_statistics"]
+        assert all(not torch.equal(clean[key], value) for key, value in noisy.items() if key.endswith("mean"))
+
+
+def test_margins_grow_by_delta_only_while_all_three_terms_are_below_theirs(
+    cephalometric: BundleRunner, tmp_path: Path
+) -> None:
+    size = 50 * 40 / (200 * 160)
+    delta = size**0.5
+    for term in (None, "offset_x"):
+        output = tmp_path / str(term)
+        file = write_thresholds(tmp_path, **({term: -1.0} if term else {}))
+        cephalometric.run("amat", output_dir=str(output), thresholds_file=file, max_epochs=1)
+        values = checkpoint(output, 1)["objects"]["margins"]["values"].numpy()
+        assert values == pytest.approx(np.full(8, delta if term else 2 * delta), rel=1e-3)
+        assert float(table(output / "margins.csv")[0]["accepted"]) == (0.0 if term else 1.0)
+
+
+def test_thresholds_are_mean_plus_two_std_of_each_term(cephalometric: BundleRunner, cephalometric_std: Path) -> None:
+    content = json.loads((cephalometric_std / "thresholds.json").read_text())
+    trained = load_weights(network(), cephalometric_std / "models" / "model.pt").train()
+    with cephalometric.workflow(output_dir=str(cephalometric_std)) as workflow, frozen(trained), torch.no_grad():
+        dataset = workflow.parser.get_parsed_content("train#dataset")
+        items = [dataset[i] for i in range(len(dataset))]
+        each = [HeatmapOffsetLoss().terms(trained(item["image"][None]), item["maps"][None]) for item in items]
+    assert set(content["thresholds"]) == set(TERMS)
+    for name in TERMS:
+        losses = np.array([terms[name].item() for terms in each])
+        assert content["thresholds"][name] == pytest.approx(losses.mean() + 2 * losses.std(), rel=1e-4)
+    assert content["provenance"]["samples"] == len(items) == 8
+    assert content["provenance"]["data"] == dataset.fingerprint
+
+
+def test_thresholds_of_another_loss_or_size_are_refused(
+    cephalometric: BundleRunner, cephalometric_std: Path, tmp_path: Path
+) -> None:
+    file = str(cephalometric_std / "thresholds.json")
+    for names, values, what in (
+        (("amat", "bce"), {}, "loss"),
+        (("amat",), {"image_size": [64, 52]}, "image_size"),
+        (("amat",), {"reader": "senior"}, "reader"),
+    ):
+        message = cephalometric.failure(*names, thresholds_file=file, output_dir=str(tmp_path / "out"), **values)
+        assert f"{file} was fitted with another {what}" in message
+
+
+def test_evaluation_and_robustness_curve_come_to_the_same_figures(
+    cephalometric: BundleRunner, cephalometric_std: Path, tmp_path: Path
+) -> None:
+    common = {"checkpoint": str(cephalometric_std / "models" / "model.pt")}
+    cephalometric.run("robustness", output_dir=str(tmp_path), **common)
+    folder = tmp_path / "robustness"
+    levels = json.loads((folder / "summary.json").read_text())["levels"]
+    for epsilon in (0.0, 0.5):
+        output = tmp_path / f"evaluate_{epsilon}"
+        cephalometric.run("evaluate", output_dir=str(output), epsilon=epsilon, **common)
+        metrics = dict(line.split(",") for line in (output / "metrics.csv").read_text().split())
+        figures = ("mre", "sdr_2", "sdr_2.5", "sdr_3", "sdr_4")
+        assert set(metrics) == {f"val_{name}" for name in figures}
+        for name in figures:
+            assert float(metrics[f"val_{name}"]) == pytest.approx(levels[f"{epsilon:g}"][name]["value"], rel=1e-5)
+    assert levels["0.5"]["loss"] > levels["0"]["loss"]
+    rows = pd.read_csv(folder / "robustness.csv", dtype={"case": str})
+    assert set(rows["case"]) == {"201", "202", "203"}
+    assert rows[rows["noise_level"] == 0.5]["noise_norm"].to_numpy() == pytest.approx(0.5, abs=0.02)
+    assert (folder / "curve.png").is_file()
+
+
+def test_errors_are_in_millimetres_of_the_native_image(
+    cephalometric: BundleRunner, cephalometric_std: Path, tmp_path: Path
+) -> None:
+    """Worked out once more, from the annotation files and the sizes alone."""
+    weights = cephalometric_std / "models" / "model.pt"
+    cephalometric.run("robustness", output_dir=str(tmp_path), checkpoint=str(weights), noise_levels=[0.0])
+    row = pd.read_csv(tmp_path / "robustness" / "robustness.csv").iloc[0]
+    with cephalometric.workflow("robustness", checkpoint=str(weights), output_dir=str(tmp_path)) as workflow:
+        image = workflow.parser.get_parsed_content("validate#dataset")[0]["image"]
+    with torch.no_grad():
+        points = decode_landmarks(load_weights(network(), weights).eval()(image[None]), 0.05 * 50)[0]
+    marked = []
+    for reader in ("senior", "junior"):
+        lines = (cephalometric.dataset_dir / "AnnotationsByMD" / f"400_{reader}" / "201.txt").read_text().split()
+        marked.append(np.array([[float(part) for part in line.split(",")] for line in lines])[:, ::-1])
+    truth = 0.1 * (np.mean(marked, axis=0) + 0.5)
+    found = (points.numpy() + 0.5) * np.array([240 / 50, 193.5 / 40])
+    for i, error in enumerate(np.linalg.norm(found - truth, axis=1), 1):
+        if not row[f"no_peak_{i}"]:
+            assert row[f"error_{i}"] == pytest.approx(error, rel=1e-3)
+
+
+def test_the_attack_is_measured_against_other_attacks(
+    cephalometric: BundleRunner, cephalometric_std: Path, tmp_path: Path
+) -> None:
+    """Where lower is better: the worst of all probes for a sample is the one of the largest error."""
+    weights = str(cephalometric_std / "models" / "model.pt")
+    cephalometric.run(
+        *("robustness", "strength"),
+        checkpoint=weights,
+        source_checkpoint=weights,
+        output_dir=str(tmp_path),
+        strength_samples=2,
+        strength_steps=[3],
+        probes="${name: @standard_probes[name] for name in ('pgd-2', 'pgd-3', 'transfer', 'huge-radius')}",
+    )
+    found = pd.read_csv(tmp_path / "strength" / "strength.csv").set_index("probe")
+    assert found.index.tolist() == ["pgd-2", "pgd-3", "transfer", "worst of all", "huge-radius"]
+    rows = {name: pd.read_csv(tmp_path / "strength" / name / "robustness.csv") for name in found.index[:3]}
+    errors = [f"error_{i}" for i in range(1, 20)]
+    each = np.stack([frame[errors].to_numpy().mean(axis=1) for frame in rows.values()])
+    assert found.loc["worst of all", "value"] == pytest.approx(each.max(axis=0).mean())
+    assert set(found["metric"]) == {"mre"}
+    assert found["noise_level"].tolist() == [pytest.approx(1.5 / 4)] * 4 + [pytest.approx(60 / 4)]
+    # Made on the same network, another one's noise is its own.
+    assert found.loc["transfer", "difference"] == pytest.approx(0, abs=1e-9)
+    assert " mre " in (tmp_path / "strength" / "strength.md").read_text()
