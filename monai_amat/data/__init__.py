@@ -6,6 +6,7 @@ from monai_amat.data.cephalograms import load_cephalograms
 from monai_amat.data.decathlon import Case, Decathlon, Split, check_case, split
 from monai_amat.data.duplicates import identical_files
 from monai_amat.data.fit import check_fit
+from monai_amat.data.images import list_images
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.data.landmark_files import LANDMARK_NAMES
 from monai_amat.data.phantom import write_phantom
@@ -30,6 +31,7 @@ __all__ = [
     "check_fit",
     "check_volume",
     "identical_files",
+    "list_images",
     "list_radiographs",
     "list_volumes",
     "load_cephalograms",

@@ -3,6 +3,7 @@
 from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
 from monai_amat.robustness.curve import RobustnessCurve
 from monai_amat.robustness.detection_drawing import draw_boxes
+from monai_amat.robustness.detection_files import DetectionFilesHandler
 from monai_amat.robustness.detection_pictures import (
     DetectionExample,
     DetectionExamples,
@@ -37,6 +38,7 @@ __all__ = [
     "AttackStrength",
     "DetectionExample",
     "DetectionExamples",
+    "DetectionFilesHandler",
     "Example",
     "Interval",
     "LandmarkExample",

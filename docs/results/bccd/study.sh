@@ -1,0 +1,28 @@
+#!/bin/sh
+# The study of blood cells, from nothing: study.sh DATASET_DIR OUTPUT_DIR [RUNS_AT_ONCE]
+# A run that stopped goes on where it was.
+set -eu
+data=$1
+mkdir -p "$2"
+out=$(cd "$2" && pwd)
+jobs=${3:-2}
+bundle=$(dirname "$0")/../../../bundles/bccd_amat
+
+study() {
+    python -m monai_amat compare --bundle "$bundle" --overlays small --dataset_dir "$data" --jobs "$jobs" "$@"
+}
+
+# The paper starts from COCO's weights. Here a network is trained on clean images first, and every arm, STD like the
+# others, goes on from it for as many epochs.
+study --output_dir "$out/start" --arms std --evaluation clean --noise_levels "[0.0]"
+start="$out/start/arms/std/seed=0/models/model.pt"
+
+# Noise at 160x160 pixels counts double at the paper's 320x320: its ε of 1, 5, 10 and 15 are 0.5, 2.5, 5 and 7.5.
+arms="std sat:0.5 sat:2.5 sat:5 sat:7.5 amat amat_shuffled"
+
+# The paper's levels 0, 5, 10 and 15, by PGD-100 on the 37 test images; and how strong that attack is.
+study --output_dir "$out" --arms $arms --initial_weights "$start" --reference sat:2.5 --strength
+
+# Lower ones, where STD falls: 0, 0.25, 0.5, 1 and 2 at 320x320 pixels.
+study --output_dir "$out" --arms $arms --initial_weights "$start" --reference sat:2.5 --evaluation low_noise \
+    --noise_levels "[0.0, 0.125, 0.25, 0.5, 1.0]"
