@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # Here, because they load torch and MONAI: --help should not wait for that.
     from monai_amat.data import write_phantom
     from monai_amat.study import StepError, Study, quickstart, write_overlay
+    from monai_amat.templates import new_bundle
 
     try:
         if known.command == "quickstart":
@@ -64,8 +65,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 evaluator=known.evaluator,
             )
             print(f"{known.output}: give it last in --config_file")
+        elif known.command == "init":
+            print(
+                new_bundle(known.bundle_dir, dataset_dir=known.dataset_dir, plans=known.plans, settings=known.settings)
+            )
         else:
-            print(write_phantom(known.root, volumes=known.volumes, channels=known.channels, seed=known.seed))
+            print(
+                write_phantom(
+                    known.root,
+                    volumes=known.volumes,
+                    channels=known.channels,
+                    classes=known.classes,
+                    seed=known.seed,
+                )
+            )
     except (StepError, OSError, ValueError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -121,12 +134,21 @@ def _parser() -> argparse.ArgumentParser:
     overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (%(default)s)")
     overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (%(default)s)")
 
+    init = commands.add_parser("init", help="write a segmentation bundle for a Decathlon folder")
+    init.add_argument("--dataset_dir", help="Decathlon folder; looked at, unless --settings says what there is")
+    init.add_argument("--bundle_dir", required=True, help="the bundle's folder, new or empty")
+    init.add_argument("--plans", help="nnUNetPlans.json of nnU-Net version 2, instead of planning the network here")
+    init.add_argument(
+        "--settings", help="hippocampus, heart or prostate, as in the paper; or a JSON file, instead of planning"
+    )
+
     phantom = commands.add_parser("phantom", help="write the built-in data set")
     phantom.add_argument("root", help="folder to make")
     phantom.add_argument("--volumes", type=int, default=25)
-    phantom.add_argument("--channels", type=int, default=1)
+    phantom.add_argument("--channels", type=int, default=1, help="1 or 2 (%(default)s)")
+    phantom.add_argument("--classes", type=int, default=2, help="1 or 2, without the background (%(default)s)")
     phantom.add_argument("--seed", type=int, default=0)
-    for command in (quick, compare, overlay, phantom):
+    for command in (quick, compare, overlay, init, phantom):
         command.allow_abbrev = False
     return parser
 

@@ -26,8 +26,10 @@ ALLOWED = {
     "handlers": {"seeding", "files", "attacks", "losses", "margins", "engines", "networks"},
     "robustness": {"files", "attacks", "losses", "margins", "engines", "metrics", "data"},
     "trainers": {"seeding", "files", "attacks", "losses", "margins", "engines", "networks"},
+    "planning": {"data", "networks", "transforms"},
+    "templates": {"files", "data", "networks", "planning"},
     "study": {"files", "data", "networks", "robustness"},
-    "__main__": {"data", "study"},
+    "__main__": {"data", "study", "templates"},
     "__init__": set(),
 }
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from monai.data import MetaTensor, get_track_meta, set_track_meta
+from monai.networks.utils import one_hot
 from monai.transforms import NormalizeIntensity
 from monai.utils import convert_to_tensor
 from tqdm.auto import tqdm
 
 from monai_amat.data.decathlon import Case, Decathlon, check_case, split
+from monai_amat.transforms.plane_spacing import PlaneSpacing
 from monai_amat.transforms.slice_plane import SlicePlaned
 
 __all__ = ["Section", "load_slices"]
@@ -27,6 +30,7 @@ def load_slices(
     n_splits: int = 5,
     limit: int | None = None,
     slice_step: int = 1,
+    spacing: Sequence[float] | None = None,
     num_classes: int | None = None,
     channels: int | None = None,
     progress: bool = True,
@@ -35,8 +39,8 @@ def load_slices(
 
     Each volume is z-scored per channel over all its voxels (nnU-Net's rule for MRI) and cut along the axis of largest
     spacing (:class:`~monai_amat.transforms.slice_plane.SlicePlane`). The order is fixed: cases by name, slices from
-    the first on, so a slice's place in the list is a stable sample ID. At inference ``SlicePlaned`` and
-    ``NormalizeIntensityd(channel_wise=True)`` do the same to a whole volume.
+    the first on, so a slice's place in the list is a stable sample ID. At inference ``SlicePlaned``, ``PlaneSpacingd``
+    and ``NormalizeIntensityd(channel_wise=True)`` do the same to a whole volume.
 
     Args:
         root: folder with ``dataset.json``.
@@ -45,6 +49,8 @@ def load_slices(
         n_splits: number of folds; fewer for small data sets.
         limit: only the first so many cases of the section.
         slice_step: only every ``slice_step``-th slice, beginning with the first.
+        spacing: resample every slice to this spacing along H and W in mm, labels a class at a time; None keeps the
+            pixels as they are.
         num_classes: classes, background included, that ``dataset.json`` must list; None takes any number.
         channels: image channels that it must list; None takes any number.
         progress: show a progress bar.
@@ -57,12 +63,14 @@ def load_slices(
         - ``case``: name of the case;
         - ``slice``: index along the slicing axis of the stored volume;
         - ``classes``: the foreground classes in this slice, joined by commas (``""``, ``"2"``, ``"1,2"``): a string,
-          because slices with none, one and two classes collate into one batch.
+          because slices with none, one and two classes collate into one batch;
+        - ``spacing``: ``"2x2"`` for example, where slices are resampled: part of what a data set is known by, so that
+          thresholds and margins of one resolution are refused at another.
 
     Raises:
         FileNotFoundError: folder, ``dataset.json`` or a listed file is missing.
-        ValueError: a setting is out of range, the section would be empty, or a case fails
-            :func:`~monai_amat.data.decathlon.check_case`.
+        ValueError: a setting is out of range, the section would be empty, a class occurs in none of the training
+            slices, or a case fails :func:`~monai_amat.data.decathlon.check_case`.
 
     Example:
         >>> import tempfile
@@ -86,15 +94,18 @@ def load_slices(
                 "use the data set that the bundle was made for, or set its number"
             )
     cases = _section(data, section, fold, n_splits)[:limit]
+    resample = PlaneSpacing(spacing)
     slices: list[dict[str, Any]] = []
     tracked = get_track_meta()
     set_track_meta(True)  # the slicing axis follows from the affine, whatever the training transforms keep of it
     try:
         for case in tqdm(cases, desc=f"{data.root.name} {section}", unit="volume", disable=not progress):
             image, label = check_case(case, num_classes=data.num_classes, channels=data.num_channels)
-            slices += _cut(case.name, image, label, slice_step)
+            slices += _cut(case, image, label, slice_step, resample, data.num_classes)
     finally:
         set_track_meta(tracked)
+    if section == "train":
+        _check_classes(slices, data, len(cases))
     return slices
 
 
@@ -110,19 +121,43 @@ def _section(data: Decathlon, section: str, fold: int, n_splits: int) -> tuple[C
     return tuple(case for case in data.cases if case.name in names)
 
 
-def _cut(name: str, image: MetaTensor, label: MetaTensor, slice_step: int) -> list[dict[str, Any]]:
+def _check_classes(slices: list[dict[str, Any]], data: Decathlon, cases: int) -> None:
+    """Refuse to train on a class that is never seen: it could not be learnt, and every score would average over it."""
+    seen = {value for item in slices for value in item["classes"].split(",")}
+    missing = [f"{value} ({name})" for value, name in data.labels.items() if value and str(value) not in seen]
+    if missing:
+        raise ValueError(
+            f"{data.root}: class {', '.join(missing)} of dataset.json occurs in none of the {len(slices)} training "
+            f"slices ({cases} cases): train on more of them (limit, slice_step), choose another fold, or take the "
+            "class off 'labels'."
+        )
+
+
+def _cut(
+    case: Case, image: MetaTensor, label: MetaTensor, slice_step: int, resample: PlaneSpacing, num_classes: int
+) -> list[dict[str, Any]]:
     """Slices of one volume ``(C, x, y, z)``."""
-    turned = SlicePlaned(("image", "label"))({"image": image, "label": label})
+    try:
+        turned = SlicePlaned(("image", "label"))({"image": image, "label": label})
+    except ValueError as error:  # an affine without a spacing along each axis
+        raise ValueError(f"{case.image}: {error} Mend the header.") from error
+    if resample.spacing is not None:
+        # A channel a class: label values are names, between which there is nothing to interpolate. The image's affine
+        # counts, as for the slicing axis.
+        onehot = one_hot(turned["label"].as_tensor()[None], num_classes)[0]
+        turned["label"] = resample(MetaTensor(onehot, affine=turned["image"].affine)).argmax(0, keepdim=True)
+        turned["image"] = resample(turned["image"])
     volume = convert_to_tensor(NormalizeIntensity(channel_wise=True)(turned["image"]), track_meta=False)
-    truth = turned["label"].as_tensor().to(torch.uint8)
+    truth = convert_to_tensor(turned["label"], track_meta=False).to(torch.uint8)
     return [
         {
             # A clone, because copying or sending a view would carry the whole volume along.
             "image": volume[..., i].clone(memory_format=torch.contiguous_format),
             "label": truth[..., i].clone(memory_format=torch.contiguous_format),
-            "case": name,
+            "case": case.name,
             "slice": i,
             "classes": _foreground(truth[..., i]),
+            **({} if resample.spacing is None else {"spacing": "x".join(f"{mm:g}" for mm in resample.spacing)}),
         }
         for i in range(0, volume.shape[-1], slice_step)
     ]

@@ -10,6 +10,7 @@ from monai_amat.transforms.landmark_maps import LandmarkMapsd, landmark_maps
 from monai_amat.transforms.landmark_points import LandmarksToImaged, pixel_spacing, points_to_image, points_to_native
 from monai_amat.transforms.letterbox import Letterboxd, boxes_to_native
 from monai_amat.transforms.native_boxes import BoxesToNatived
+from monai_amat.transforms.plane_spacing import PlaneSpacingd
 from monai_amat.transforms.predicted_landmarks import PredictedLandmarksd
 from monai_amat.transforms.rgb_image import LoadRGBImage, LoadRGBImaged
 from monai_amat.transforms.slice_plane import SlicePlaned
@@ -25,6 +26,7 @@ __all__ = [
     "LoadCephalogramd",
     "LoadRGBImage",
     "LoadRGBImaged",
+    "PlaneSpacingd",
     "PredictedLandmarksd",
     "RandAffineBoxesd",
     "RandColourJitterd",

@@ -65,7 +65,7 @@ def test_a_slice_holds_no_more_memory_than_its_own(root: Path) -> None:
 
 
 def test_sections_are_the_splits(root: Path) -> None:
-    def cases(section: Section, **settings: int) -> set[str]:
+    def cases(section: Section, **settings: Any) -> set[str]:
         return {item["case"] for item in load_slices(root, section, progress=False, **settings)}
 
     train, validation, test = cases("train"), cases("validation"), cases("test")

@@ -1,0 +1,90 @@
+"""The notebooks on segmentation, executed on the phantom."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
+NAMES = ("from_clone_to_curve", "your_own_workflow", "reading_a_curve")
+
+
+def read(name: str) -> Any:
+    return nbformat.read(TUTORIALS / f"{name}.ipynb", as_version=4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_is_stored_without_outputs_and_without_paths_of_a_machine(name: str) -> None:
+    notebook = read(name)
+    nbformat.validate(notebook)
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            assert cell.outputs == []
+            assert cell.execution_count is None
+        assert not re.search(r"(?<![\w.])/(home|root|tmp|work|Users)\b", cell.source)
+
+
+def executed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, int]:
+    """What it prints, and how many pictures it shows."""
+    for variable, value in {
+        "OMP_NUM_THREADS": "1",
+        "TMPDIR": str(folder),
+        "IPYTHONDIR": str(folder / "ipython"),
+    }.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.delenv("MY_DATA", raising=False)
+    notebook = read(name)
+    resources = {"metadata": {"path": str(folder)}}
+    NotebookClient(notebook, timeout=280, kernel_name="python3", resources=resources).execute()
+    outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    told = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")
+    return told, len(pictures)
+
+
+def figures(line: str) -> list[float]:
+    """Values of a row of a table, intervals left out."""
+    return [float(value) for value in re.findall(r"\| (\d\.\d+)", line)]
+
+
+@pytest.mark.slow
+def test_from_a_clone_to_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, pictures = executed("from_clone_to_curve", tmp_path, monkeypatch)
+    assert pictures == 1
+    assert "bundle: 1 channel(s), 3 classes with the background, 15 cases" in told
+    assert re.search(r"noise: ε [\d.]+ \(0\.\d+\)", told)
+    rows = {line.split("|")[1].strip(): figures(line) for line in told.splitlines() if line.startswith("| S")}
+    assert set(rows) == {"STD", "SAT"}
+    assert all(len(values) == 4 for values in rows.values())  # three levels and their average
+
+
+@pytest.mark.slow
+def test_your_own_workflow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, pictures = executed("your_own_workflow", tmp_path, monkeypatch)
+    assert pictures == 1
+    margins = re.search(r"samples by margin: \{(.*)\}", told)
+    assert margins is not None
+    assert len(margins[1].split(",")) > 1  # some have grown, some have not
+    rows = {line.split("|")[1].strip(): figures(line) for line in told.splitlines() if re.match(r"\| [SA]", line)}
+    assert {"STD", "SAT 3", "AMAT"} <= set(rows)
+
+
+@pytest.mark.slow
+def test_reading_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, pictures = executed("reading_a_curve", tmp_path, monkeypatch)
+    assert pictures == 2
+    # 2/√1024 of a standard deviation.
+    assert "ε = 2: 0.062 σ a value" in told
+    norm, mean, largest = (
+        float(value) for value in re.findall(r"norm ([\d.]+), root mean square ([\d.]+), largest ([\d.]+)", told)[0]
+    )
+    assert norm == pytest.approx(4.0, abs=0.01)
+    assert mean == pytest.approx(4 / 32, abs=0.001)
+    assert largest > 2 * mean
+    for weak, strong in re.findall(r"is ([\d.]+) after 1 step, ([\d.]+) after 10", told):
+        assert float(strong) <= float(weak)
