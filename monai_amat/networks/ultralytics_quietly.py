@@ -19,6 +19,7 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
+import PIL.Image
 import torch
 
 __all__ = ["SUPPORTED", "from_ultralytics", "moved", "opencv_in_one_thread", "quietly", "torchvision_left_out"]
@@ -48,11 +49,12 @@ _IMPORTING = threading.RLock()
 def from_ultralytics(name: str) -> Any:
     """One of the package's classes or functions that this project builds on.
 
-    Importing ultralytics writes a settings file, replaces ``torch.save``, sets ``OMP_NUM_THREADS`` and other variables,
-    the print options of torch and numpy, OpenCV's threads and filters for warnings, looks hosts up, prints, and may
-    install packages with pip. Here it is imported without a network and without pip, and afterwards all that is as it
-    was before; a settings file that exists is read, one that does not is not made. Where the user has imported the
-    package, nothing is done again or undone. torchvision, which it asks for, is not imported.
+    Importing ultralytics writes a settings file, replaces ``torch.save`` and ``PIL.Image.open``, sets
+    ``OMP_NUM_THREADS`` and other variables, the print options of torch and numpy, OpenCV's threads and filters for
+    warnings, looks hosts up, prints, and may install packages with pip. Here it is imported without a network and
+    without pip, and afterwards all that is as it was before; a settings file that exists is read, one that does not is
+    not made. Where the user has imported the package, nothing is done again or undone. torchvision, which it asks for,
+    is not imported.
 
     For the life of the process the package then takes itself for offline and installs nothing. Who wants it as it comes
     imports it before this project does.
@@ -155,6 +157,8 @@ def _process_as_it_was() -> Iterator[None]:
         stack.enter_context(_environment())
         stack.enter_context(_settings())
         stack.callback(setattr, torch, "save", torch.save)
+        # Theirs asks pip for a plug-in where a file is no image.
+        stack.callback(setattr, PIL.Image, "open", PIL.Image.open)
         stack.callback(np.set_printoptions, **np.get_printoptions())
         # torch has no public way to ask for its print options.
         stack.callback(vars(torch._tensor_str.PRINT_OPTS).update, dict(vars(torch._tensor_str.PRINT_OPTS)))

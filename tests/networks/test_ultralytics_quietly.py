@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROBE = """
 import json, logging, os, random, socket, subprocess, sys, threading, warnings
-import cv2, matplotlib, matplotlib.pyplot, numpy as np, requests, torch
+import cv2, matplotlib, matplotlib.pyplot, numpy as np, PIL.Image, PIL.ImageFile, requests, torch
 torch.set_num_threads(1)
 import monai_amat.networks
 
@@ -43,6 +43,7 @@ def state():
         "environment": dict(os.environ),
         "torch": public(torch), "nn": public(torch.nn), "functional": public(torch.nn.functional),
         "numpy": public(np), "cv2": public(cv2), "warn": public(warnings),
+        "pillow": public(PIL.Image), "pillow files": public(PIL.ImageFile),
         "torch prints": str(vars(torch._tensor_str.PRINT_OPTS)), "numpy prints": repr(np.array([1 / 3, 1e-9, 7.0])),
         "threads": [cv2.getNumThreads(), torch.get_num_threads(), len(threading.enumerate())],
         "filters": [str(item) for item in warnings.filters],
