@@ -14,7 +14,14 @@ from monai.bundle import ConfigParser
 
 from monai_amat.files import write_text_whole
 from monai_amat.networks import load_weights
-from monai_amat.robustness import TrainedMargins, differences, plot_margins, table_text, write_comparison
+from monai_amat.robustness import (
+    TrainedMargins,
+    differences,
+    plot_curves,
+    plot_margins,
+    table_text,
+    write_comparison,
+)
 from monai_amat.robustness.store import write_rows
 from monai_amat.study.costs import write_costs
 from monai_amat.study.plan import STD, Plan
@@ -27,10 +34,11 @@ __all__ = ["write_results"]
 def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     """Write what a study's steps came to into its folder, or that of its named evaluation.
 
-    ``robustness.csv`` (all rows), ``summary.json``, ``curve.png``, ``table.md`` (the metric's headline figure, and
-    those that the bundle names as ``further_figures``); with several arms ``differences.csv`` and ``differences.md``;
-    ``costs.csv`` and ``costs.md``; ``margins.png`` where an arm has margins, and ``examples.png``, where the bundle
-    says how to make them; ``strength.csv`` and ``strength.md`` where strength was looked at.
+    ``robustness.csv`` (all rows), ``summary.json``, ``table.md`` (the metric's headline figure, and those that the
+    bundle names as ``further_figures``), ``curve.png`` and, for each of the further ones, ``curve_<name>.png``; with
+    several arms ``differences.csv`` and ``differences.md``; ``costs.csv`` and ``costs.md``; ``margins.png`` where an
+    arm has margins, and ``examples.png``, where the bundle says how to make them; ``strength.csv`` and ``strength.md``
+    where strength was looked at.
 
     Args:
         plan: the study, all of whose steps are done.
@@ -60,7 +68,11 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
         write_rows(folder / "differences.csv", apart)
         write_text_whole(folder / "differences.md", table_text(apart) + "\n")
     _describe_study(plan, folder / "summary.json", seconds)
-    _write_tables(table, folder / "table.md", _values(parser, "further_figures") or ())
+    further = _values(parser, "further_figures") or ()
+    _write_tables(table, folder / "table.md", further)
+    for name in further:
+        xlabel = labels.get("xlabel", "noise level ε")
+        plot_curves(table, folder / f"curve_{name}.png", name=name, xlabel=xlabel)
     runs = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds} for arm in plan.arms}
     std = {seed: plan.folder(STD, seed) for seed in plan.seeds} if STD in plan.trained else None
     write_costs(runs, folder, std=std)

@@ -377,6 +377,7 @@ OVERLAYS: dict[str, tuple[set[str], set[str]]] = {
         {
             *("checkpoint", "robustness_dir", "section", "test_cases", "test_slices", "noise_levels"),
             *("evaluation_steps", "evaluation_attack", "metric_label", "noise_label", "metric", "curve", "examples"),
+            "further_figures",
         },
     ),
 }

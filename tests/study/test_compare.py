@@ -61,7 +61,7 @@ def test_a_study_trains_calibrates_attacks_and_compares(study: Any, in_process: 
             known = table[(table["arm"] == arm) & (table["name"] == "adi")]
             matching = known[known["noise_level"].map(lambda entry: f"{entry:g}" if entry != "Avg" else entry) == level]
             assert matching["value"].item() == value
-    for name in ("curve.png", "examples.png"):
+    for name in ("curve.png", "curve_tvdi.png", "examples.png"):
         picture = matplotlib.image.imread(output / name)
         assert picture.std() > 0
     assert summary["study"]["arms"] == ["std", "sat:1", "amat"]
@@ -132,7 +132,7 @@ def test_a_bundle_without_examples_gets_no_picture_of_them(study: Any, hippocamp
     file.write_text(json.dumps(content))
     study("std", bundle=bundle).run()
     assert {path.name for path in (tmp_path / "study").iterdir()} == {
-        *("arms", "costs.csv", "costs.md", "curve.png", "robustness.csv", "summary.json", "table.md"),
+        *("arms", "costs.csv", "costs.md", "curve.png", "curve_tvdi.png", "robustness.csv", "summary.json", "table.md"),
     }
 
 
@@ -149,8 +149,8 @@ def test_the_quickstart_does_it_all(
     table = quickstart(tmp_path / "quick", values=tiny)
     assert list(dict.fromkeys(table["arm"])) == ["STD", "SAT 5", "AMAT"]
     assert {path.name for path in (tmp_path / "quick").iterdir()} == {
-        *("arms", "costs.csv", "costs.md", "curve.png", "differences.csv", "differences.md", "examples.png"),
-        *("margins.png", "phantom", "robustness.csv", "summary.json", "table.md"),
+        *("arms", "costs.csv", "costs.md", "curve.png", "curve_tvdi.png", "differences.csv", "differences.md"),
+        *("examples.png", "margins.png", "phantom", "robustness.csv", "summary.json", "table.md"),
     }
     assert len(json.loads((tmp_path / "quick" / "phantom" / "dataset.json").read_text())["training"]) == 30
     shown = capsys.readouterr().out

@@ -63,6 +63,8 @@ def test_landmarks_are_compared_by_their_errors(
         *("std train", "std calibrate", "bce train", "amat_shuffled train"),
         *("bce robustness", "amat_shuffled robustness"),
     ]
+    for name in ("curve_sdr_2.png", "curve_sdr_4.png", "curve_no_peak.png"):
+        assert matplotlib.image.imread(output / name).std() > 0
     # The headline first, then what the bundle names beside it; each value that of the table.
     texts = (output / "table.md").read_text().strip().split("\n\n")
     names = ["mre", "sdr_2", "sdr_2.5", "sdr_3", "sdr_4", "no_peak"]

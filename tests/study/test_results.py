@@ -36,7 +36,7 @@ def test_a_second_evaluation_reuses_the_networks_and_lies_beside_the_first(
     assert said[-1].endswith(f"results: {output / 'on_validation'}")
     folder = output / "on_validation"
     assert {path.name for path in folder.iterdir()} == {
-        *("costs.csv", "costs.md", "curve.png", "differences.csv", "differences.md", "examples.png"),
+        *("costs.csv", "costs.md", "curve.png", "curve_tvdi.png", "differences.csv", "differences.md", "examples.png"),
         *("robustness.csv", "summary.json", "table.md"),
     }
     run = output / "arms" / "sat_1" / "seed=0"
