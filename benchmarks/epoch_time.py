@@ -19,6 +19,7 @@ import torch
 from fire.parser import DefaultParseValue
 from ignite.engine import Events
 from monai.bundle import ConfigWorkflow
+from monai.data import get_track_meta, set_track_meta
 from report import command_line, parse, publish
 from timing import spread
 from torch.utils.flop_counter import FlopCounterMode
@@ -115,7 +116,11 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     results = []
     for spec in options.arms:
         with tempfile.TemporaryDirectory() as folder:
-            results.append(train(Arm.parse(spec, bundle), bundle, options, values, Path(folder)))
+            tracked = get_track_meta()
+            try:
+                results.append(train(Arm.parse(spec, bundle), bundle, options, values, Path(folder)))
+            finally:
+                set_track_meta(tracked)  # the bundle sets it for the whole process
     base = results[0]["seconds"].median
     table = [
         {

@@ -11,6 +11,7 @@ import epoch_time
 import paper_protocol
 import pytest
 import torch
+from monai.data import get_track_meta
 
 from monai_amat.data import write_phantom
 
@@ -27,6 +28,7 @@ def test_the_arithmetic_of_a_step_is_that_of_its_forwards_and_gradients(
     phantom: Path, quick: Callable[..., dict[str, Any]]
 ) -> None:
     content = quick(epoch_time, "--dataset_dir", str(phantom), "--overlays", "small", "--set", *TINY)
+    assert get_track_meta()  # as it was
     std, sat, amat = content["results"]
     assert [row["steps"] for row in content["results"]] == [2, 2, 2]
     # A forward is a third of a training step; an attack step takes two thirds, and the doubled batch two steps.
