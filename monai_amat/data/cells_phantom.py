@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
 import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
+from monai_amat.data.phantom_folder import write_phantom_folder
 from monai_amat.data.voc import paper_split
 
 __all__ = ["write_cells_phantom"]
@@ -75,51 +73,23 @@ def write_cells_phantom(root: str | Path, *, images: int = 24, size: Sequence[in
         )
     marker = {"version": _VERSION, "images": images, "size": list(size), "seed": seed}
     names = [f"cells_{i:03d}" for i in range(images)]
-    if _is_complete(root, marker, names):
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since a rename is atomic within one file system only.
-    draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"
-    draft.mkdir()
-    try:
-        for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
-            (draft / folder).mkdir(parents=True)
+
+    def write(folder: Path) -> None:
+        for part in ("JPEGImages", "Annotations", "ImageSets/Main"):
+            (folder / part).mkdir(parents=True)
         for i, name in enumerate(names):
             pixels, cells = _smear(np.random.default_rng([seed, i]), size)
-            Image.fromarray(pixels).save(draft / "JPEGImages" / f"{name}.jpg", quality=92)
-            _annotation(name, size, cells).write(draft / "Annotations" / f"{name}.xml", encoding="utf-8")
+            Image.fromarray(pixels).save(folder / "JPEGImages" / f"{name}.jpg", quality=92)
+            _annotation(name, size, cells).write(folder / "Annotations" / f"{name}.xml", encoding="utf-8")
         for part, members in paper_split(names, seed=seed).items():
-            (draft / "ImageSets" / "Main" / f"{_LISTS[part]}.txt").write_text("\n".join(members) + "\n")
-        (draft / "phantom.json").write_text(json.dumps(marker), encoding="utf-8")
-        try:
-            draft.rename(root)
-        except OSError:  # another process was faster, which is as good if it wrote the same
-            if not _is_complete(root, marker, names):
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return root
+            (folder / "ImageSets" / "Main" / f"{_LISTS[part]}.txt").write_text("\n".join(members) + "\n")
+        (folder / "phantom.json").write_text(json.dumps(marker), encoding="utf-8")
 
-
-def _is_complete(root: Path, marker: dict[str, Any], names: list[str]) -> bool:
-    """Whether ``root`` is this phantom; False where there is nothing, an error where there is something else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    advice = "choose another folder or remove this one"
-    try:
-        found = json.loads((root / "phantom.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise FileExistsError(f"{root}: holds something that is not a phantom; {advice}.") from None
-    if found != marker:
-        raise FileExistsError(f"{root}: holds a phantom of other settings, {found}, not {marker}; {advice}.")
     files = [
         f"{part}/{name}{ending}" for part, ending in (("JPEGImages", ".jpg"), ("Annotations", ".xml")) for name in names
     ]
     files += [f"ImageSets/Main/{stem}.txt" for stem in _LISTS.values()]
-    missing = [file for file in files if not (root / file).is_file()]
-    if missing:
-        raise FileExistsError(f"{root}: holds this phantom but for {missing[0]}; {advice}.")
-    return True
+    return write_phantom_folder(root, marker, place=("phantom.json",), files=files, write=write)
 
 
 def _annotation(name: str, size: Sequence[int], cells: Sequence[_Cell]) -> ElementTree[Element]:

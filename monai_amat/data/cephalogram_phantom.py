@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 from monai_amat.data.landmark_files import LANDMARK_NAMES, NativeFrame
+from monai_amat.data.phantom_folder import write_phantom_folder
 from monai_amat.data.skull import FRAME_MM, draw_skull
 
 __all__ = ["write_cephalogram_phantom"]
@@ -66,24 +65,14 @@ def write_cephalogram_phantom(
     marker = {"version": _VERSION, "images": images, "size": list(size), "seed": seed}
     later = max(1, images // 6)
     ids = [*range(1, images - 2 * later + 1), *range(151, 151 + later), *range(201, 201 + later)]
-    if _is_complete(root, marker, ids):
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since a rename is atomic within one file system only.
-    draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"
-    draft.mkdir()
-    try:
+
+    def write(folder: Path) -> None:
         for number in ids:
-            _write_image(draft, number, size, np.random.default_rng([seed, number]))
-        (draft / "info.json").write_text(json.dumps(_info(marker)), encoding="utf-8")
-        try:
-            draft.rename(root)
-        except OSError:  # another process was faster, which is as good if it wrote the same
-            if not _is_complete(root, marker, ids):
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return root
+            _write_image(folder, number, size, np.random.default_rng([seed, number]))
+        (folder / "info.json").write_text(json.dumps(_info(marker)), encoding="utf-8")
+
+    files = [file for number in ids for file in _files(number)]
+    return write_phantom_folder(root, marker, place=("info.json", "phantom"), files=files, write=write)
 
 
 def _fits(size: Sequence[int]) -> bool:
@@ -103,23 +92,6 @@ def _files(number: int) -> tuple[str, str, str]:
         f"AnnotationsByMD/400_senior/{number:03d}.txt",
         f"AnnotationsByMD/400_junior/{number:03d}.txt",
     )
-
-
-def _is_complete(root: Path, marker: dict[str, Any], ids: list[int]) -> bool:
-    """Whether ``root`` is this phantom; False where there is nothing, an error where there is something else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    advice = "choose another folder or remove this one"
-    try:
-        found = json.loads((root / "info.json").read_text(encoding="utf-8"))["phantom"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FileExistsError(f"{root}: holds something that is not a phantom; {advice}.") from None
-    if found != marker:
-        raise FileExistsError(f"{root}: holds a phantom of other settings, {found}, not {marker}; {advice}.")
-    missing = [file for number in ids for file in _files(number) if not (root / file).is_file()]
-    if missing:
-        raise FileExistsError(f"{root}: holds this phantom but for {missing[0]}; {advice}.")
-    return True
 
 
 def _info(marker: dict[str, Any]) -> dict[str, Any]:

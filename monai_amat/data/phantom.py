@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-import uuid
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 from scipy.ndimage import gaussian_filter
+
+from monai_amat.data.phantom_folder import write_phantom_folder
 
 __all__ = ["write_phantom"]
 
@@ -76,46 +76,18 @@ def write_phantom(
         "seed": seed,
     }
     names = [f"phantom_{i:03d}.nii.gz" for i in range(volumes)]
-    if _is_complete(root, marker, names):
-        return root
-    root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since a rename is atomic within one file system only.
-    draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"
-    draft.mkdir()
-    try:
-        (draft / "imagesTr").mkdir()
-        (draft / "labelsTr").mkdir()
+
+    def write(folder: Path) -> None:
+        (folder / "imagesTr").mkdir()
+        (folder / "labelsTr").mkdir()
         for i, name in enumerate(names):
             image, label, affine = _volume(np.random.default_rng([seed, i]), shape, channels, classes)
-            nib.save(nib.Nifti1Image(image, affine), draft / "imagesTr" / name)
-            nib.save(nib.Nifti1Image(label, affine), draft / "labelsTr" / name)
-        (draft / "dataset.json").write_text(json.dumps(_description(marker, names), indent=1), encoding="utf-8")
-        try:
-            draft.rename(root)
-        except OSError:  # another process was faster, which is as good if it wrote the same
-            if not _is_complete(root, marker, names):
-                raise
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return root
+            nib.save(nib.Nifti1Image(image, affine), folder / "imagesTr" / name)
+            nib.save(nib.Nifti1Image(label, affine), folder / "labelsTr" / name)
+        (folder / "dataset.json").write_text(json.dumps(_description(marker, names), indent=1), encoding="utf-8")
 
-
-def _is_complete(root: Path, marker: dict[str, Any], names: list[str]) -> bool:
-    """Whether ``root`` is this phantom; False where there is nothing, an error where there is something else."""
-    if not root.exists() or (root.is_dir() and not any(root.iterdir())):
-        return False
-    advice = "choose another folder or remove this one"
-    try:
-        found = json.loads((root / "dataset.json").read_text(encoding="utf-8"))["phantom"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise FileExistsError(f"{root}: holds something that is not a phantom; {advice}.") from None
-    if found != marker:
-        raise FileExistsError(f"{root}: holds a phantom of other settings, {found}, not {marker}; {advice}.")
     files = [f"{part}/{name}" for part in ("imagesTr", "labelsTr") for name in names]
-    missing = [file for file in files if not (root / file).is_file()]
-    if missing:
-        raise FileExistsError(f"{root}: holds this phantom but for {missing[0]}; {advice}.")
-    return True
+    return write_phantom_folder(root, marker, place=("dataset.json", "phantom"), files=files, write=write)
 
 
 def _description(marker: dict[str, Any], names: list[str]) -> dict[str, Any]:
