@@ -15,16 +15,14 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 from monai.data import list_data_collate
 from monai.engines.utils import PrepareBatch
-from monai.inferers import Inferer, SimpleInferer
-from monai.networks.utils import eval_mode
-from monai.utils import convert_to_tensor
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
 from monai_amat.attacks import Attack
-from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.average_iou import MIN_SCORE, average_iou, iou_sums
 from monai_amat.metrics.detections import Decode, samples
+from monai_amat.robustness.attacked import attack_each
 from monai_amat.robustness.detection_drawing import class_colour
 from monai_amat.robustness.figure import new_figure, row_name, save_figure
 from monai_amat.robustness.pictures import _magnification
@@ -95,20 +93,18 @@ def make_detection_examples(
     Raises:
         ValueError: for images that are not two-dimensional.
     """
-    apply = SimpleInferer() if inferer is None else inferer
     examples = []
-    for arm, network in networks.items():
-        where = next(network.parameters()).device if device is None else torch.device(device)
-        prepare = PrepareBatchNoisy(
-            network=network, loss=loss, attack=attack, epsilon=epsilon, prepare_batch=prepare_batch, inferer=inferer
-        )
-        noisy, target, args, kwargs = (*prepare(batch, where), (), {})[:4]
-        if prepare.last is None or noisy.ndim != 4:
-            raise ValueError(f"pictures are made of images (B, channels, H, W), got shape {tuple(noisy.shape)}")
-        images = [convert_to_tensor(image, track_meta=False) for image in (prepare.last.clean, noisy)]
-        with eval_mode(network):
-            preds = [loss.prediction(apply(image, network, *args, **kwargs), target) for image in images]
-        looked = [samples(pred, target, classes, decode=decode)[0] for pred in preds]
+    for attacked in attack_each(
+        networks,
+        batch,
+        loss=loss,
+        attack=attack,
+        epsilon=epsilon,
+        prepare_batch=prepare_batch,
+        inferer=inferer,
+        device=device,
+    ):
+        looked = [samples(pred, attacked.target, classes, decode=decode)[0] for pred in attacked.preds]
         found = []
         for sample in looked:
             rows = torch.cat([sample.found, sample.scores[:, None], sample.found_classes[:, None].float()], dim=1)
@@ -116,10 +112,10 @@ def make_detection_examples(
         ious = [average_iou(iou_sums([sample], classes, min_score=min_score)).mean.item() for sample in looked]
         examples.append(
             DetectionExample(
-                arm=arm,
+                arm=attacked.arm,
                 epsilon=float(epsilon),
-                clean=_colours(images[0][0]),
-                noisy=_colours(images[1][0]),
+                clean=_colours(attacked.images[0][0]),
+                noisy=_colours(attacked.images[1][0]),
                 truth=torch.cat([looked[0].true_classes[:, None].float(), looked[0].true], dim=1).numpy(),
                 clean_found=found[0],
                 noisy_found=found[1],

@@ -14,14 +14,13 @@ from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.lines import Line2D
 from monai.data import list_data_collate
 from monai.engines.utils import PrepareBatch
-from monai.inferers import Inferer, SimpleInferer
-from monai.networks.utils import eval_mode
+from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_amat.attacks import Attack
-from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.losses.base import PerSampleLoss
+from monai_amat.robustness.attacked import attack_each
 from monai_amat.robustness.figure import PALETTE, new_figure, row_name, save_figure
 from monai_amat.robustness.pictures import _image, _magnification
 
@@ -95,28 +94,29 @@ def make_landmark_examples(
         ValueError: for images that are not two-dimensional.
         KeyError: where the targets lack landmarks or spacing.
     """
-    apply = SimpleInferer() if inferer is None else inferer
     examples = []
-    for arm, network in networks.items():
-        where = next(network.parameters()).device if device is None else torch.device(device)
-        prepare = PrepareBatchNoisy(
-            network=network, loss=loss, attack=attack, epsilon=epsilon, prepare_batch=prepare_batch, inferer=inferer
-        )
-        noisy, target, args, kwargs = (*prepare(batch, where), (), {})[:4]
-        if prepare.last is None or noisy.ndim != 4:
-            raise ValueError(f"pictures are made of images (B, channels, H, W), got shape {tuple(noisy.shape)}")
+    for attacked in attack_each(
+        networks,
+        batch,
+        loss=loss,
+        attack=attack,
+        epsilon=epsilon,
+        prepare_batch=prepare_batch,
+        inferer=inferer,
+        device=device,
+    ):
+        target = attacked.target
         for key in ("landmarks", "spacing"):
             if not isinstance(target, Mapping) or key not in target:
                 raise KeyError(f"pictures need '{key}' among the targets; add it to the targets of prepare_batch")
-        images = [convert_to_tensor(image, track_meta=False) for image in (prepare.last.clean, noisy)]
-        with eval_mode(network):
-            preds = [loss.prediction(apply(image, network, *args, **kwargs), target)[:1] for image in images]
+        clean, noisy = attacked.images
+        preds = [pred[:1] for pred in attacked.preds]
         examples.append(
             LandmarkExample(
-                arm=arm,
+                arm=attacked.arm,
                 epsilon=float(epsilon),
-                clean=images[0][0, 0].cpu().numpy(),
-                noisy=images[1][0, 0].cpu().numpy(),
+                clean=clean[0, 0].cpu().numpy(),
+                noisy=noisy[0, 0].cpu().numpy(),
                 truth=_numpy(target["landmarks"][0]),
                 clean_pred=_numpy(decode(preds[0])[0]),
                 noisy_pred=_numpy(decode(preds[1])[0]),

@@ -13,16 +13,14 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from monai.engines.utils import PrepareBatch
-from monai.inferers import Inferer, SimpleInferer
-from monai.networks.utils import eval_mode
-from monai.utils import convert_to_tensor
+from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from monai_amat.attacks import Attack
-from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.overlap import Prediction, dice, dice_counts, foreground, foreground_classes
+from monai_amat.robustness.attacked import attack_each
 from monai_amat.robustness.figure import PALETTE, new_figure, row_name, save_figure
 
 __all__ = ["Example", "SegmentationExamples", "choose_sample", "make_examples", "plot_examples"]
@@ -114,33 +112,28 @@ def make_examples(
         ValueError: for images that are not two-dimensional.
     """
     classes = foreground_classes(num_classes, prediction)
-    apply = SimpleInferer() if inferer is None else inferer
     examples = []
-    for arm, network in networks.items():
-        where = next(network.parameters()).device if device is None else torch.device(device)
-        prepare = PrepareBatchNoisy(
-            network=network, loss=loss, attack=attack, epsilon=epsilon, prepare_batch=prepare_batch, inferer=inferer
-        )
-        noisy, target, args, kwargs = (*prepare(batch, where), (), {})[:4]
-        if prepare.last is None or noisy.ndim != 4:
-            raise ValueError(f"pictures are made of images (B, channels, H, W), got shape {tuple(noisy.shape)}")
-        clean, noisy = (
-            convert_to_tensor(prepare.last.clean, track_meta=False),
-            convert_to_tensor(noisy, track_meta=False),
-        )
-        with eval_mode(network):
-            preds = [loss.prediction(apply(image, network, *args, **kwargs), target)[:1] for image in (clean, noisy)]
+    for attacked in attack_each(
+        networks,
+        batch,
+        loss=loss,
+        attack=attack,
+        epsilon=epsilon,
+        prepare_batch=prepare_batch,
+        inferer=inferer,
+        device=device,
+    ):
+        preds = [pred[:1] for pred in attacked.preds]
+        target = attacked.target[:1]
         masks = [foreground(pred, classes, prediction=prediction)[0].cpu().numpy() for pred in preds]
-        scores = [
-            dice(dice_counts(pred, target[:1], classes, prediction=prediction)).nanmean().item() for pred in preds
-        ]
+        scores = [dice(dice_counts(pred, target, classes, prediction=prediction)).nanmean().item() for pred in preds]
         examples.append(
             Example(
-                arm=arm,
+                arm=attacked.arm,
                 epsilon=float(epsilon),
-                clean=clean[0, 0].cpu().numpy(),
-                noisy=noisy[0, 0].cpu().numpy(),
-                truth=foreground(target[:1], classes, prediction=prediction, truth=True)[0].cpu().numpy(),
+                clean=attacked.images[0][0, 0].cpu().numpy(),
+                noisy=attacked.images[1][0, 0].cpu().numpy(),
+                truth=foreground(target, classes, prediction=prediction, truth=True)[0].cpu().numpy(),
                 clean_pred=masks[0],
                 noisy_pred=masks[1],
                 clean_dice=scores[0],
