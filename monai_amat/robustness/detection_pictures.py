@@ -24,8 +24,7 @@ from monai_amat.metrics.average_iou import MIN_SCORE, average_iou, iou_sums
 from monai_amat.metrics.detections import Decode, samples
 from monai_amat.robustness.attacked import attack_each
 from monai_amat.robustness.detection_drawing import class_colour
-from monai_amat.robustness.figure import new_figure, row_name, save_figure
-from monai_amat.robustness.pictures import _magnification
+from monai_amat.robustness.figure import NoiseWindow, new_figure, row_name, save_figure
 
 __all__ = ["DetectionExample", "DetectionExamples", "make_detection_examples", "plot_detection_examples"]
 
@@ -148,10 +147,8 @@ def plot_detection_examples(
     highest = max([highest, *(int(f[:, 5].max()) for e in examples for f in (e.clean_found, e.noisy_found) if len(f))])
     if highest >= len(class_names):
         raise ValueError(f"class {highest} needs a name, got class_names={list(class_names)}")
-    low = min(float(np.min(example.clean)) for example in examples)
-    high = max(float(np.max(example.clean)) for example in examples)
-    half = max((high - low) / 2, 1e-6)
-    factor = _magnification(max(float(np.abs(e.noisy - e.clean).max()) for e in examples), half)
+    window = NoiseWindow.of([(example.clean, example.noisy) for example in examples])
+    low, high, half, factor = window.low, window.high, window.half, window.factor
     height, width = examples[0].clean.shape[1:]
     panel = 2.8
     figure = new_figure(5 * panel, len(examples) * (panel * min(max(height / width, 0.5), 2.0) + 0.25) + 0.4)

@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from monai_amat.attacks import Attack
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.robustness.attacked import attack_each
-from monai_amat.robustness.figure import PALETTE, new_figure, row_name, save_figure
-from monai_amat.robustness.pictures import _image, _magnification
+from monai_amat.robustness.figure import PALETTE, NoiseWindow, new_figure, row_name, save_figure, show_grey
 
 __all__ = ["LandmarkExample", "LandmarkExamples", "make_landmark_examples", "plot_landmark_examples"]
 
@@ -141,24 +140,22 @@ def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path
     """
     if not examples:
         raise ValueError("no example to draw")
-    low = min(float(np.min(example.clean)) for example in examples)
-    high = max(float(np.max(example.clean)) for example in examples)
-    half = max((high - low) / 2, 1e-6)
-    factor = _magnification(max(float(np.abs(e.noisy - e.clean).max()) for e in examples), half)
+    window = NoiseWindow.of([(example.clean, example.noisy) for example in examples])
+    low, high, half, factor = window.low, window.high, window.half, window.factor
     height, width = examples[0].clean.shape
     panel = 2.8
     figure = new_figure(5 * panel, len(examples) * (panel * min(max(height / width, 0.5), 2.0) + 0.25) + 0.4)
     grid = figure.subplots(len(examples), 5, squeeze=False)
     for row, example in zip(grid, examples, strict=True):
         clean, noise, noisy, clean_pred, noisy_pred = row
-        _image(clean, example.clean, low, high, "clean image")
-        _image(noise, (example.noisy - example.clean) * factor, -half, half, f"noise × {factor:g}")
-        _image(noisy, example.noisy, low, high, f"noisy image (ε = {example.epsilon:g})")
+        show_grey(clean, example.clean, low, high, "clean image")
+        show_grey(noise, (example.noisy - example.clean) * factor, -half, half, f"noise × {factor:g}")
+        show_grey(noisy, example.noisy, low, high, f"noisy image (ε = {example.epsilon:g})")
         for axes, image, pred, name in (
             (clean_pred, example.clean, example.clean_pred, "clean"),
             (noisy_pred, example.noisy, example.noisy_pred, "noisy"),
         ):
-            _image(axes, image, low, high, f"on {name}: {_score(example.errors(pred), example.truth)}")
+            show_grey(axes, image, low, high, f"on {name}: {_score(example.errors(pred), example.truth)}")
             _points(axes, example, pred)
         clean.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [

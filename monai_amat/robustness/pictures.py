@@ -21,7 +21,7 @@ from monai_amat.attacks import Attack
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.overlap import Prediction, dice, dice_counts, foreground, foreground_classes
 from monai_amat.robustness.attacked import attack_each
-from monai_amat.robustness.figure import PALETTE, new_figure, row_name, save_figure
+from monai_amat.robustness.figure import PALETTE, NoiseWindow, new_figure, row_name, save_figure, show_grey
 
 __all__ = ["Example", "SegmentationExamples", "choose_sample", "make_examples", "plot_examples"]
 
@@ -162,45 +162,27 @@ def plot_examples(examples: Sequence[Example], path: str | Path, *, class_names:
     names = [f"class {c}" for c in range(1, classes + 1)] if class_names is None else list(class_names)
     if len(names) != classes:
         raise ValueError(f"{classes} foreground classes need as many class_names, got {names}")
-    low = min(float(np.min(example.clean)) for example in examples)
-    high = max(float(np.max(example.clean)) for example in examples)
-    half = max((high - low) / 2, 1e-6)
-    factor = _magnification(max(float(np.abs(e.noisy - e.clean).max()) for e in examples), half)
+    window = NoiseWindow.of([(example.clean, example.noisy) for example in examples])
+    low, high, half, factor = window.low, window.high, window.half, window.factor
     height, width = examples[0].clean.shape
     panel = 1.9
     figure = new_figure(6 * panel, len(examples) * (panel * min(max(height / width, 0.5), 2.0) + 0.25) + 0.4)
     grid = figure.subplots(len(examples), 6, squeeze=False)
     for row, example in zip(grid, examples, strict=True):
         clean, noise, noisy, truth, clean_pred, noisy_pred = row
-        _image(clean, example.clean, low, high, "clean image")
-        _image(noise, (example.noisy - example.clean) * factor, -half, half, f"noise × {factor:g}")
-        _image(noisy, example.noisy, low, high, f"noisy image (ε = {example.epsilon:g})")
-        _image(truth, example.clean, low, high, "truth")
+        show_grey(clean, example.clean, low, high, "clean image")
+        show_grey(noise, (example.noisy - example.clean) * factor, -half, half, f"noise × {factor:g}")
+        show_grey(noisy, example.noisy, low, high, f"noisy image (ε = {example.epsilon:g})")
+        show_grey(truth, example.clean, low, high, "truth")
         _outline(truth, example.truth)
-        _image(clean_pred, example.clean, low, high, f"on clean: Dice {_score(example.clean_dice)}")
+        show_grey(clean_pred, example.clean, low, high, f"on clean: Dice {_score(example.clean_dice)}")
         _outline(clean_pred, example.clean_pred)
-        _image(noisy_pred, example.noisy, low, high, f"on noisy: Dice {_score(example.noisy_dice)}")
+        show_grey(noisy_pred, example.noisy, low, high, f"on noisy: Dice {_score(example.noisy_dice)}")
         _outline(noisy_pred, example.noisy_pred)
         clean.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [Line2D([], [], color=_colour(c), label=name) for c, name in enumerate(names)]
     figure.legend(handles=keys, loc="outside lower center", ncols=classes, frameon=False, fontsize=9)
     save_figure(figure, Path(path))
-
-
-def _magnification(largest: float, half: float) -> float:
-    """The largest of 1, 2, 5, 10, … that keeps noise of size ``largest`` inside the window; 1 where none does."""
-    if largest <= 0 or largest >= half:
-        return 1.0
-    room = half / largest
-    power = 10.0 ** math.floor(math.log10(room))
-    return max(step * power for step in (1, 2, 5) if step * power <= room)
-
-
-def _image(axes: Axes, values: np.ndarray, low: float, high: float, title: str) -> None:
-    axes.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
-    axes.set_title(title, fontsize=9)
-    axes.set_xticks([])
-    axes.set_yticks([])
 
 
 def _outline(axes: Axes, masks: np.ndarray) -> None:

@@ -15,7 +15,7 @@ from torch import nn
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.losses import DiceCELoss
 from monai_amat.robustness import choose_sample, make_examples, plot_examples
-from monai_amat.robustness.pictures import _magnification
+from monai_amat.robustness.figure import magnification
 
 
 def batch(size: int = 2) -> dict[str, torch.Tensor]:
@@ -100,4 +100,4 @@ def test_the_grid_is_drawn_with_a_row_an_arm(tmp_path: Path) -> None:
     ("largest", "factor"), [(0.0, 1), (5.0, 1), (0.9, 1), (0.4, 2), (0.1, 10), (0.03, 20), (0.0125, 50)]
 )
 def test_noise_is_magnified_as_far_as_the_window_allows(largest: float, factor: float) -> None:
-    assert _magnification(largest, half=1.0) == pytest.approx(factor)
+    assert magnification(largest, half=1.0) == pytest.approx(factor)
