@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from monai_amat.networks.weights import mismatches
+
 __all__ = ["VGG19_CONVOLUTIONS", "VGG19Encoder", "load_vgg19"]
 
 VGG19_CONVOLUTIONS = (2, 2, 4, 4, 4)
@@ -84,19 +86,10 @@ def load_vgg19(encoder: VGG19Encoder, path: str | Path) -> VGG19Encoder:
         for name, value in _read(path).items()
         if not str(name).startswith("classifier.")
     }
-    own = encoder.state_dict()
-    wrong = [
-        *(f"{name} is missing" for name in own.keys() - state.keys()),
-        *(f"{name} is not part of VGG19's features" for name in state.keys() - own.keys()),
-        *(
-            f"{name} is {tuple(state[name].shape)}, the encoder has {tuple(own[name].shape)}"
-            for name in own.keys() & state.keys()
-            if state[name].shape != own[name].shape
-        ),
-    ]
+    wrong = mismatches(encoder, state, whole="VGG19's features", owner="the encoder")
     if wrong:
         raise ValueError(
-            f"{path} does not fit this VGG19 encoder ({len(wrong)} differences; {'; '.join(sorted(wrong)[:3])}): "
+            f"{path} does not fit this VGG19 encoder ({len(wrong)} differences; {'; '.join(wrong[:3])}): "
             "expected torchvision's vgg19 (without batch norm), whole or its features alone, and an encoder of full "
             "width for 3 channels"
         )

@@ -56,23 +56,39 @@ def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
     state = _weights(content)
     if state is None:
         raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'model'")
-    own = network.state_dict()
-    wrong = [
-        *(f"{name} is missing" for name in own.keys() - state.keys()),
-        *(f"{name} is not part of the network" for name in state.keys() - own.keys()),
-        *(
-            f"{name} is {tuple(state[name].shape)}, the network has {tuple(own[name].shape)}"
-            for name in own.keys() & state.keys()
-            if state[name].shape != own[name].shape
-        ),
-    ]
+    wrong = mismatches(network, state)
     if wrong:
         raise ValueError(
-            f"{path} is of another architecture ({len(wrong)} differences; {'; '.join(sorted(wrong)[:3])}): "
+            f"{path} is of another architecture ({len(wrong)} differences; {'; '.join(wrong[:3])}): "
             "give the settings that it was trained with"
         )
     network.load_state_dict(state)
     return network
+
+
+def mismatches(
+    network: nn.Module, state: Mapping[str, torch.Tensor], *, whole: str = "the network", owner: str = "the network"
+) -> list[str]:
+    """What keeps a state dict from fitting a network, in words and in order.
+
+    Args:
+        network: the network.
+        state: the state dict.
+        whole: what a surplus entry is no part of.
+        owner: what has an entry of another shape.
+    """
+    own = network.state_dict()
+    return sorted(
+        [
+            *(f"{name} is missing" for name in own.keys() - state.keys()),
+            *(f"{name} is not part of {whole}" for name in state.keys() - own.keys()),
+            *(
+                f"{name} is {tuple(state[name].shape)}, {owner} has {tuple(own[name].shape)}"
+                for name in own.keys() & state.keys()
+                if state[name].shape != own[name].shape
+            ),
+        ]
+    )
 
 
 def _weights(content: Any) -> Mapping[str, torch.Tensor] | None:
