@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
         "--arms",
         nargs="+",
         required=True,
-        help="std, sat:ε, amat, overlay:key=value …; initial_weights=std lets training start from that network",
+        help="std, sat:ε, amat, overlay+overlay:key=value …; initial_weights=std lets training start from that network",
     )
     compare.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of training (0)")
     compare.add_argument("--overlays", nargs="*", default=[], help="config files over all others, for example small")

@@ -98,10 +98,11 @@ class Arm:
 
     @classmethod
     def parse(cls, spec: str, bundle: Bundle) -> Arm:
-        """Read ``overlay[+overlay…][:ε]`` or ``overlay[+overlay…][:key=value,key=value…]``; ``std`` has no overlay.
+        """Read ``overlay[+overlay…][:ε]`` or ``overlay[+overlay…][:key=value,key=value…]``.
 
-        A bare number sets ``epsilon``. ``initial_weights=std`` lets training start from the clean network of the same
-        seed.
+        ``std`` is no overlay but the clean training that all of them lie over; ``std+bce`` is it with an overlay that
+        changes something else. A bare number sets ``epsilon``. ``initial_weights=std`` lets training start from the
+        clean network of the same seed.
 
         Raises:
             ValueError: for an overlay that the bundle has not got, or values that cannot be read or that nothing reads.
@@ -119,7 +120,8 @@ class Arm:
         """
         names, _, tail = spec.partition(":")
         overlays: list[str] = []
-        for name in [] if names == "std" else names.split("+"):
+        first, *further = names.split("+")
+        for name in further if first == "std" else [first, *further]:
             overlays += [part for part in bundle.overlays(name) if part not in overlays]
         values = []
         for part in filter(None, tail.split(",")):

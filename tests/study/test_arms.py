@@ -35,6 +35,7 @@ def bundle(tmp_path: Path) -> Bundle:
     [
         ("std", (), {}, "STD", "std"),
         ("std:learning_rate=0.2", (), {"learning_rate": "0.2"}, "STD (learning_rate=0.2)", "std_learning_rate=0.2"),
+        ("std+linf", ("linf",), {}, "STD + linf", "std+linf"),
         ("sat", ("sat",), {}, "SAT", "sat"),
         ("sat:5", ("sat",), {"epsilon": "5"}, "SAT 5", "sat_5"),
         ("sat:.5", ("sat",), {"epsilon": ".5"}, "SAT .5", "sat_.5"),
@@ -68,6 +69,8 @@ def test_an_arm_is_read(
         ("wild", r"has no configs/wild\.json; there are amat, amat_boundary, amat_boundary_wide, amat_running, linf"),
         ("", r"has no configs/\.json"),
         ("sat+", r"has no configs/\.json"),
+        ("std+", r"has no configs/\.json"),
+        ("sat+std", r"has no configs/std\.json"),
         ("sat:five", "arm 'sat:five': 'five' is neither a number"),
         ("sat:1.2.3", "arm 'sat:1.2.3': '1.2.3' is neither a number"),
         ("sat:-5", "arm 'sat:-5': '-5' is neither a number"),

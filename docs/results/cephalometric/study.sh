@@ -17,7 +17,7 @@ study() {
 }
 
 # Table 3 and figure 5: both plain networks, SAT at three noise levels, AMAT, and the control with shuffled margins.
-study --arms std bce sat:0.5 sat:1 sat:1.5 amat amat_shuffled --strength
+study --arms std std+bce sat:0.5 sat:1 sat:1.5 amat amat_shuffled --strength
 
 # Three ways of the training forward: both halves normalised together (amat, sat:1), each alone with the running
 # statistics shared, or with statistics of its own for the noisy half. Four noise levels are enough here.
@@ -26,7 +26,7 @@ study --arms amat amat+separate_forwards amat+own_statistics sat:1 sat+separate_
     --evaluation forwards --noise_levels "$few"
 
 # The attack raising the other heat-map term, which is the one that STD(BCE) was trained on.
-study --arms std bce amat --evaluation bce_attack --noise_levels "$few" \
+study --arms std std+bce amat --evaluation bce_attack --noise_levels "$few" \
     --attack_heatmap#_target_ monai_amat.losses.HeatmapBCE
 
 # Margins that can shrink.
