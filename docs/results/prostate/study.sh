@@ -17,5 +17,5 @@ python -m monai_amat compare --bundle "$bundle" --overlays small --dataset_dir "
     --jobs "$jobs" --reference sat:10 --arms std sat:5 sat:10 amat --delta 2.5 --max_margin 10 \
     --in_channels 1 --num_classes 2 \
     --n_splits 4 --slice_step 4 --spacing "[2.0, 2.0]" --patch_size "[128, 128]" --batch_size 8 --val_batch_size 16 \
-    --max_epochs 20 --iterations_per_epoch 20 --val_interval 10 \
+    --max_epochs 15 --iterations_per_epoch 20 --val_interval 15 \
     --noise_levels "[0.0, 2.5, 5.0, 10.0]" --evaluation_steps 40 --test_slices "None" "$@"
