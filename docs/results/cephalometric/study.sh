@@ -17,7 +17,7 @@ study() {
 }
 
 # Table 3 and figure 5: both plain networks, SAT at three noise levels, AMAT, and the control with shuffled margins.
-# First four of them alone, whose networks meet stronger attacks too (ε 1.5, 20 images).
+# First four of them alone, whose networks meet stronger attacks too (ε .75, 20 images).
 levels="[0.0, 0.5, 1.0, 1.5, 3.0]"
 study --arms std std+bce sat:1.5 amat --noise_levels "$levels" --strength
 study --arms std std+bce sat:0.5 sat:1 sat:1.5 amat amat_shuffled --noise_levels "$levels"
