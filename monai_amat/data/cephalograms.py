@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from PIL import Image
 
-from monai_amat.data.duplicates import identical_files
+from monai_amat.data.cephalogram_copies import find_copies
 from monai_amat.data.landmark_files import LANDMARK_NAMES, NativeFrame, read_frame, read_landmarks
 
 __all__ = ["SPLITS", "Reader", "load_cephalograms"]
@@ -22,7 +23,7 @@ SPLITS = {
     "paper": {"train": range(1, 151), "validation": range(151, 201), "test": range(201, 301)},
     "official": {"train": range(1, 151), "test1": range(151, 301), "test2": range(301, 401)},
 }
-"""IDs of each section; among identical images the one in the last section stays (see :func:`load_cephalograms`)."""
+"""IDs of each section; of an image under several IDs that in the last section stays (:func:`load_cephalograms`)."""
 
 _FOLDERS = {"TrainingData": range(1, 151), "Test1Data": range(151, 301), "Test2Data": range(301, 401)}
 _READERS = {"mean": ("senior", "junior"), "senior": ("senior",), "junior": ("junior",)}
@@ -56,10 +57,12 @@ def load_cephalograms(
 
     The order is fixed, by ID, so an item's place in the list is a stable sample ID.
 
-    Copies of the data hold images twice, under an ID of the training set and a later one. Identical files are looked
-    for in all folders and reported on this module's logger where the section holds one of them. ``drop_duplicates``
-    leaves out all but the one in the latest section (of several there, that of the lowest ID): training shrinks, and
-    a test set stays what others report on.
+    The challenge's data hold images twice, under an ID of the training set and a later one: of the paper's 100 test
+    images 19 are also trained on, of its 50 for validation one, most of them compressed or brightened anew and read
+    anew. They are looked for in all folders (:func:`~monai_amat.data.cephalogram_copies.find_copies`) and reported on
+    this module's logger where the section holds one of them. ``drop_duplicates`` leaves out all but the one in the
+    latest section (of several there, that of the lowest ID): training shrinks, and a test set stays what others report
+    on.
 
     Args:
         dataset_dir: folder with ``RawImage`` and ``AnnotationsByMD``.
@@ -109,11 +112,12 @@ def load_cephalograms(
     if not ids:
         wanted = sections[section]
         raise ValueError(f"{root}: section {section!r} is empty: no image of IDs {wanted[0]} to {wanted[-1]}.")
-    left_out = _duplicates(images, sections, section, drop=drop_duplicates)
+    frame = read_frame(root)
+    copies = find_copies(images, _all_landmarks(root, images, frame), spacing=frame.spacing)
+    left_out = _left_out(copies, sections, section, drop=drop_duplicates)
     ids = [number for number in ids if number not in left_out][:limit]
     if not ids:
         raise ValueError(f"{root}: section {section!r} is empty: every image of it comes again in a later section.")
-    frame = read_frame(root)
     _check_sizes(root, [images[number] for number in ids], frame)
     items, outside = [], []
     for number in ids:
@@ -194,26 +198,43 @@ def _check_annotated(root: Path, folders: Sequence[Path], wanted: range, images:
                 )
 
 
-def _duplicates(images: dict[int, Path], sections: dict[str, range], section: str, *, drop: bool) -> set[int]:
-    """IDs of the section to be left out; says on the logger which images are identical."""
-    number_of = {path: number for number, path in images.items()}
+def _all_landmarks(root: Path, images: Iterable[int], frame: NativeFrame) -> dict[int, torch.Tensor]:
+    """Landmarks of all images, by whatever readers there are; what is wrong with them is told where they are loaded."""
+    folders = [folder for folder in sorted((root / "AnnotationsByMD").glob("400_*")) if folder.is_dir()]
+    found = {}
+    for number in images:
+        with contextlib.suppress(OSError, ValueError):
+            found[number] = _truth(folders, number, frame)[0]
+    return found
+
+
+def _left_out(copies: Sequence[Sequence[int]], sections: dict[str, range], section: str, *, drop: bool) -> set[int]:
+    """IDs of the section to be left out; says on the logger which images are there more than once."""
     left_out: set[int] = set()
-    for group in identical_files(images.values()):
-        found = [(name, number_of[path]) for name, ids in sections.items() for path in group if number_of[path] in ids]
+    told = []
+    for group in copies:
+        found = [(name, number) for name, ids in sections.items() for number in group if number in ids]
         here = [number for name, number in found if name == section]
         if len(found) < 2 or not here:
             continue
         last = found[-1][0]
         keep = min(number for name, number in found if name == last)
-        names = " and ".join(f"{number:03d} ({name})" for name, number in found)
-        if not drop:
-            logger.warning("one image under several IDs: %s; drop_duplicates=True keeps %03d alone", names, keep)
-            continue
         gone = sorted(set(here) - {keep})
-        if gone:
-            logger.info("one image under several IDs: %s; left out: %s", names, ", ".join(f"{i:03d}" for i in gone))
         left_out.update(gone)
-    return left_out
+        if gone or not drop:
+            told.append(" and ".join(f"{number:03d} ({name})" for name, number in found))
+    if told and drop:
+        logger.info("one image under several IDs: %s; left out: %s", "; ".join(told), _list(left_out))
+    elif told:
+        offer = f"drop_duplicates=True leaves out {_list(left_out)}"
+        if not left_out:
+            offer = "drop_duplicates=True leaves them out of the earlier section"
+        logger.warning("one image under several IDs: %s; %s", "; ".join(told), offer)
+    return left_out if drop else set()
+
+
+def _list(ids: Iterable[int]) -> str:
+    return ", ".join(f"{number:03d}" for number in sorted(ids))
 
 
 def _check_sizes(root: Path, paths: Sequence[Path], frame: NativeFrame) -> None:

@@ -139,8 +139,8 @@ def test_identical_images_are_reported_and_dropped_from_training(
         assert [(record.levelname, record.getMessage()) for record in caplog.records] == [
             (
                 "WARNING",
-                "one image under several IDs: 002 (train) and 003 (train) and 151 (validation); "
-                "drop_duplicates=True keeps 151 alone",
+                "one image under several IDs: 002 (train) and 003 (train) and 151 (validation); drop_duplicates=True "
+                + ("leaves out 002, 003" if section == "train" else "leaves them out of the earlier section"),
             )
         ]
         caplog.clear()
@@ -282,9 +282,14 @@ def test_real_sections(data_root: Path, caplog: pytest.LogCaptureFixture) -> Non
         for section in parts
     }
     assert list(sizes.values()) == [150, 50, 100, 150, 150, 100]
+    # Identical files, and one of those that were exported anew.
     assert "038 (train) and 283 (test);" in caplog.text
-    assert "144 (train) and 173 (validation);" in caplog.text
-    assert set(range(1, 151)) - set(cases(load_cephalograms(root, drop_duplicates=True))) == {38, 144}
+    assert "144 (train) and 173 (validation)" in caplog.text
+    assert "062 (train) and 288 (test);" in caplog.text
+    twice = {1, 7, 10, 14, 28, 38, 56, 62, 80, 88, 103, 108, 118, 123, 126, 132, 137, 138, 141, 144}
+    assert set(range(1, 151)) - set(cases(load_cephalograms(root, drop_duplicates=True))) == twice
+    validation = cases(load_cephalograms(root, "validation", drop_duplicates=True))
+    assert set(range(151, 201)) - set(validation) == {159, 188, 196}
     assert len(load_cephalograms(root, "test", drop_duplicates=True)) == 100
 
 
