@@ -25,7 +25,7 @@ ALLOWED = {
     "data": {"seeding", "files", "transforms"},
     "handlers": {"seeding", "files", "attacks", "losses", "margins", "engines", "networks"},
     "robustness": {"files", "attacks", "losses", "margins", "engines", "metrics", "data"},
-    "trainers": {"seeding", "files", "attacks", "losses", "margins", "engines", "networks"},
+    "trainers": {"seeding", "files", "data", "attacks", "losses", "margins", "engines", "networks"},
     "planning": {"data", "networks", "transforms"},
     "templates": {"files", "data", "networks", "planning"},
     "study": {"files", "data", "networks", "robustness"},

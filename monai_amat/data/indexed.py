@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import operator
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cached_property
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -17,6 +14,7 @@ from monai.transforms import Compose, Randomizable
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
+from monai_amat.data.source import source_fingerprint
 from monai_amat.seeding import fold
 
 __all__ = ["IndexedDataset"]
@@ -131,17 +129,14 @@ class IndexedDataset(Dataset[Any]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the source list: 16 hexadecimal digits over its length and what identifies each of its items.
+        """Names the source list: see :func:`~monai_amat.data.source.source_fingerprint`.
 
-        Of dictionaries in ``dataset.data`` these are strings, integers and file names (without their folders, so that
-        moving the data changes nothing), also in lists; of anything else only the type.
+        Nothing is loaded or transformed for it: it is taken of the list ``dataset.data``, where there is one.
         """
-        digest = hashlib.sha256(f"{len(self._source)}".encode())
         data = getattr(self._source, "data", self._source)
         # Plain lists are walked; iterating anything else could load and transform every item.
-        for item in data if isinstance(data, (list, tuple)) else [data]:
-            digest.update(repr(_identity(item)).encode())
-        return digest.hexdigest()[:16]
+        items = data if isinstance(data, (list, tuple)) else [type(data).__name__, len(self._source)]
+        return source_fingerprint(items)
 
     def _named(self, item: Any, sample_id: int, seed: int) -> dict[Any, Any]:
         if not isinstance(item, Mapping):
@@ -220,22 +215,3 @@ def _source_of(dataset: Any) -> tuple[Any, Tensor | None]:
             "apart, so repeat samples with SeededSampler(num_samples=…) or weights=… instead."
         )
     return dataset, ids
-
-
-def _identity(value: Any) -> Any:
-    """What names a data item and does not change when its files are moved."""
-    if isinstance(value, (str, os.PathLike)):
-        return os.fspath(value).replace("\\", "/").rsplit("/", 1)[-1]
-    if isinstance(value, Integral):
-        return int(value)
-    if isinstance(value, Mapping):
-        return sorted((str(key), _identity(entry)) for key, entry in value.items() if _names_something(entry))
-    if isinstance(value, Sequence):
-        return [_identity(entry) for entry in value]
-    return type(value).__name__
-
-
-def _names_something(value: Any) -> bool:
-    if isinstance(value, (list, tuple)):
-        return bool(value) and all(_names_something(entry) for entry in value)
-    return isinstance(value, (str, os.PathLike, Integral))

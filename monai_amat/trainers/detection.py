@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchTargets, state_fingerprint
+from monai_amat.data.source import source_fingerprint
+from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchTargets
 from monai_amat.losses import DetectionLoss
 from monai_amat.margins import Absolute, RunningThresholds, SampleMargins
 from monai_amat.networks import DetectionParts
@@ -124,14 +124,14 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         """Their checkpoints, with the margins beside each."""
         if self.margins is None:
             return super().save_model()
-        save_margins(self.last, self.epoch, self._state(), self.settings.plain())
+        save_margins(self.last, self.epoch, self._state(), self._made_under())
         written = super().save_model()
         others = [self.best] if self.best_fitness == self.fitness else []
         if self.save_period > 0 and self.epoch % self.save_period == 0:
             others.append(self.wdir / f"epoch{self.epoch}.pt")
         for checkpoint in others:
             margin_file(checkpoint).unlink(missing_ok=True)  # of an epoch long ago
-            save_margins(checkpoint, self.epoch, self._state(), self.settings.plain())
+            save_margins(checkpoint, self.epoch, self._state(), self._made_under())
         return written
 
     def _start_training(self) -> None:
@@ -143,8 +143,7 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         radius: float | SampleMargins
         if settings.radius is None:
             self._acceptance = settings.acceptance()
-            names = "\n".join(Path(file).name for file in self.image_files)
-            fingerprint = state_fingerprint({"images": names})
+            fingerprint = source_fingerprint(self.image_files)
             radius = self.margins = SampleMargins(len(self.image_files), settings.step, fingerprint=fingerprint)
         else:
             radius = settings.radius
@@ -158,7 +157,16 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         )
         model.criterion = HalvedCriterion(model.init_criterion())
         if self.resume and self.margins is not None:
-            self._restore(load_margins(self.args.model, self.start_epoch - 1, settings.plain()))
+            self._restore(load_margins(self.args.model, self.start_epoch - 1, self._made_under()))
+        elif self.resume and margin_file(self.args.model).is_file():
+            raise ValueError(
+                f"{self.args.model} is of a run with margins, {margin_file(self.args.model)} beside it, but radius is "
+                f"{settings.radius}: go on with the same settings, or start anew from its weights"
+            )
+
+    def _made_under(self) -> dict[str, Any]:
+        # Noise is measured over the whole image: on one of another size a margin would mean something else.
+        return {**self.settings.plain(), "imgsz": self.args.imgsz}
 
     def _start_epoch(self) -> None:
         """An epoch that is done again, after weights that were not finite or too little memory, starts as before."""

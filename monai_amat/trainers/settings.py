@@ -90,5 +90,17 @@ class AMATSettings:
         return Absolute(Thresholds.load(given) if isinstance(given, str | Path) else copy.deepcopy(given))
 
     def plain(self) -> dict[str, Any]:
-        """What a margin file says of the settings it was made under."""
-        return {name: getattr(self, name) for name in ("step", "max_margin", "steps", "alpha")}
+        """What a margin file says of the settings it was made under.
+
+        Raises:
+            FileNotFoundError: when there is no such file of thresholds.
+            ValueError: when it is none.
+        """
+        found = self.acceptance().thresholds
+        if isinstance(found, RunningThresholds):
+            thresholds = {"k": found.k, "momentum": found.momentum, "warmup": found.warmup}
+        else:
+            thresholds = dict(found if isinstance(found, Mapping) else found.values)
+        return {name: getattr(self, name) for name in ("step", "max_margin", "steps", "alpha")} | {
+            "thresholds": thresholds
+        }

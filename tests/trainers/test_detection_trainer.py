@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import importlib
 import os
@@ -254,6 +255,18 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
     (weights / "moved.pt").rename(weights / "epoch1_margins.pt")
     with pytest.raises(ValueError, match=r"made under other settings \(.*step: 0\.5 there, 1\.0 here"):
         yolo(weights / "epoch1.pt").train(resume=True, trainer=other)
+    laxer = functools.partial(
+        AMATDetectionTrainer,
+        settings=dataclasses.replace(settings, thresholds=RunningThresholds(k=2.0, warmup=1, momentum=0.5)),
+    )
+    with pytest.raises(ValueError, match=r"other settings \(thresholds: \{'k': 0\.0, .* here\)"):
+        yolo(weights / "epoch1.pt").train(resume=True, trainer=laxer)
+    # Their trainer lets a resumed run change its image size.
+    with pytest.raises(ValueError, match=r"other settings \(imgsz: 64 there, 96 here\)"):
+        yolo(weights / "epoch1.pt").train(resume=True, trainer=trainer_class, imgsz=96)
+    constant = functools.partial(AMATDetectionTrainer, settings=AMATSettings(radius=1.0))
+    with pytest.raises(ValueError, match=r"of a run with margins, .*epoch1_margins\.pt beside it, but radius is 1\.0"):
+        yolo(weights / "epoch1.pt").train(resume=True, trainer=constant)
 
 
 @pytest.mark.parametrize("name", ["mosaic", "mixup", "multi_scale"])

@@ -47,6 +47,15 @@ def test_thresholds_come_from_a_file_an_object_or_a_mapping(tmp_path: Path) -> N
         AMATSettings(thresholds=tmp_path / "nowhere.json").acceptance()
 
 
+def test_margins_say_what_they_were_accepted_by(tmp_path: Path) -> None:
+    values = {"box": 1.0, "cls": 2.0, "dfl": 3.0}
+    Thresholds(values).save(tmp_path / "xi.json")
+    for given in (tmp_path / "xi.json", Thresholds(values), values):
+        assert AMATSettings(thresholds=given).plain()["thresholds"] == values
+    running = AMATSettings(thresholds=RunningThresholds(k=1.0, momentum=0.5, warmup=3))
+    assert running.plain()["thresholds"] == {"k": 1.0, "momentum": 0.5, "warmup": 3}
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
