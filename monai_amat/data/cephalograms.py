@@ -89,7 +89,7 @@ def load_cephalograms(
     Raises:
         FileNotFoundError: a folder, an image or an annotation is missing.
         ValueError: a setting is out of range, the section is empty, an ID comes twice or in the wrong folder, an image
-            cannot be opened or is of a size that nothing explains, or a text file is damaged.
+            cannot be opened or is of a size that nothing explains, a text file is damaged, or an image has no landmark.
 
     Example:
         >>> import tempfile
@@ -123,6 +123,11 @@ def load_cephalograms(
     for number in ids:
         landmarks, names = _truth(folders, number, frame)
         outside += names
+        if landmarks.isnan().all():
+            raise ValueError(
+                f"{folders[0] / f'{number:03d}.txt'}: {images[number].name} has no landmark inside of it: there is "
+                "nothing to learn or measure; correct the annotation or remove both."
+            )
         items.append(
             {
                 "image": str(images[number]),

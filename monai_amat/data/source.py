@@ -14,7 +14,7 @@ import torch
 __all__ = ["source_fingerprint"]
 
 # Landmarks and boxes have fewer elements, images more; those would be slow to read, and their files name them.
-_WHOLE = 4096
+_WHOLE = 1024
 
 
 def source_fingerprint(items: Iterable[Any]) -> str:
@@ -95,4 +95,4 @@ def _array(value: torch.Tensor | np.ndarray[Any, Any]) -> str:
     if not 0 < value.numel() <= _WHOLE:
         return text
     plain = value.detach().cpu().contiguous().reshape(-1)
-    return f"{text} {plain.view(torch.uint8).numpy().tobytes().hex()}"
+    return f"{text} {hashlib.sha256(plain.view(torch.uint8).numpy().tobytes()).hexdigest()}"

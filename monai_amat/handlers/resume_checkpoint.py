@@ -14,6 +14,7 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
+from monai_amat.changes import changes
 from monai_amat.engines import unwrap
 from monai_amat.files import whole_file
 from monai_amat.handlers.plain_state import plain_state
@@ -250,12 +251,7 @@ class ResumeCheckpoint:
                 f"{path} was made on another data set (fingerprint {payload['fingerprint']}, here {self.fingerprint}): "
                 "use the same data list, or another save_dir."
             )
-        before = payload["settings"]
-        changed = [
-            f"{key}: {before.get(key, 'absent')} there, {self.settings.get(key, 'absent')} here"
-            for key in sorted({**before, **self.settings})
-            if before.get(key) != self.settings.get(key)
-        ]
+        changed = list(changes(payload["settings"], self.settings))
         if changed:
             raise RuntimeError(
                 f"{path} was made under other settings ({'; '.join(changed)}): go on with the same, or use another "

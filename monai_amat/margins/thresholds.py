@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
 from monai_amat.margins.statistics import MeanStd, Statistic
 
@@ -159,10 +160,12 @@ class Thresholds:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a thresholds file ({error}); fit it again with calibrate.json") from error
         for name, wanted in (expected or {}).items():
-            if name in provenance and provenance[name] != wanted:
+            # As the file would hold it: a tuple there is a list.
+            changed = list(changes(provenance.get(name), json.loads(json.dumps(wanted)), name))
+            if name in provenance and changed:
                 raise ValueError(
-                    f"{path} was fitted with another {name}: {provenance[name]}, here {wanted}; fit it again with "
-                    "calibrate.json and the settings that are trained"
+                    f"{path} was fitted with another {name} ({'; '.join(changed)}); fit it again with calibrate.json "
+                    "and the settings that are trained"
                 )
         try:
             return cls(values, provenance)

@@ -7,6 +7,7 @@ import math
 import os
 import platform
 from collections.abc import Mapping
+from enum import Enum
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
         >>> told["class"], told["steps"], told["rel_step"]
         ('ProjectedGradientDescent', 100, 0.05)
     """
+    if isinstance(value, Enum):  # some of MONAI's are strings too
+        return describe(value.value, depth)
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

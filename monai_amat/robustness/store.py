@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monai_amat.changes import changes
 from monai_amat.files import whole_file, write_text_whole
 
 __all__ = ["PartStore", "read_rows", "write_rows"]
@@ -45,9 +46,9 @@ class PartStore:
                 raise RuntimeError(
                     f"{parts} holds rows, but {self.settings_file} that says what made them is gone. {advice}"
                 )
-            changes = list(_changes(json.loads(self.settings_file.read_text(encoding="utf-8")), now))
-            if changes:
-                raise RuntimeError(f"{self.folder} holds rows of another run: {'; '.join(changes)}. {advice}")
+            changed = list(changes(json.loads(self.settings_file.read_text(encoding="utf-8")), now))
+            if changed:
+                raise RuntimeError(f"{self.folder} holds rows of another run: {'; '.join(changed)}. {advice}")
         write_text_whole(self.settings_file, json.dumps(now, indent=2) + "\n")
 
     def write(self, noise_level: float, rows: pd.DataFrame) -> None:
@@ -97,16 +98,3 @@ def read_rows(file: Path, *, text_columns: Sequence[str]) -> pd.DataFrame:
         raise RuntimeError(
             f"{file} cannot be read as rows of a robustness run ({error}); delete it and run again"
         ) from error
-
-
-def _changes(before: Any, now: Any, name: str = "") -> Iterable[str]:
-    """What differs, setting by setting, in words."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        for key in [*before, *(key for key in now if key not in before)]:
-            path = f"{name}.{key}" if name else key
-            if key not in now or key not in before:
-                yield f"{path} was {before.get(key, 'not there')}, is now {now.get(key, 'not there')}"
-            else:
-                yield from _changes(before[key], now[key], path)
-    elif before != now:
-        yield f"{name} was {before}, is now {now}"

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from monai_amat.changes import changes
 from monai_amat.files import whole_file
 
 __all__ = ["load_margins", "margin_file", "save_margins"]
@@ -67,11 +68,7 @@ def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]
             "start anew from its weights"
         )
     content = _read(file)
-    changed = [
-        f"{name}: {content['settings'].get(name, 'absent')} there, {settings.get(name, 'absent')} here"
-        for name in sorted({**content["settings"], **settings})
-        if content["settings"].get(name) != settings.get(name)
-    ]
+    changed = list(changes(content["settings"], settings))
     if changed:
         raise ValueError(f"{file} was made under other settings ({'; '.join(changed)}): go on with the same")
     if epoch not in content["epochs"]:

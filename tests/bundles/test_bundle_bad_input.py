@@ -177,6 +177,8 @@ def test_weights_that_do_not_fit_are_named(bundle: BundleRunner, names: tuple[st
         ({"iterations_per_epoch": 3}, "iterations an epoch"),
         ({"seed": 1}, "made under other settings (seed: 0 there, 1 here)"),
         ({"max_epochs": 4}, "made under other settings (max_epochs: 2 there, 4 here)"),
+        ({"train#random_transforms": []}, "made under other settings (transforms.transforms: [{"),
+        ({"optimizer#weight_decay": 0.5}, "there, 0.5 here)"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_before_training(
@@ -234,7 +236,7 @@ BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[str]]] = {
         {"train#dataset#dataset": {"_target_": "monai.data.IterableDataset", "data": "@train#slices"}},
         ["IterableDataset", "no indices"],
     ),
-    "too few slices": (("robustness",), {"test_slices": 999}, ["999", "have foreground"]),
+    "no slices": (("robustness",), {"test_slices": 0}, ["a subset of 0 slices", "have foreground"]),
     "a crop that loses foreground": (("evaluate",), {"eval_size": [16, 16]}, ["foreground outside", "eval_size"]),
     "fold": ((), {"fold": 5}, ["fold 5 of 5"]),
 }

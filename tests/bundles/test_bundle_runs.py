@@ -19,6 +19,7 @@ from ignite.engine import Events
 from monai_amat.engines import frozen, network_fingerprint
 from monai_amat.losses import DiceCELoss
 from monai_amat.networks import load_weights, nnunet_2d
+from monai_amat.robustness.describe import describe
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -195,7 +196,7 @@ def test_thresholds_are_the_mean_loss_of_the_trained_network_over_the_training_s
     loss, losses = DiceCELoss(), []
     with bundle.workflow(output_dir=str(std)) as workflow, frozen(trained), torch.no_grad():
         dataset = workflow.parser.get_parsed_content("train#dataset")
-        transforms = workflow.parser.get_parsed_content("train#preprocessing").transforms
+        transforms = workflow.parser.get_parsed_content("train#preprocessing")
         for i in range(len(dataset)):
             item = dataset[i]
             losses.append(float(loss(trained(item["image"][None]), item["label"][None])))
@@ -206,7 +207,7 @@ def test_thresholds_are_the_mean_loss_of_the_trained_network_over_the_training_s
     assert provenance["checkpoint"] == "model.pt"
     assert provenance["network"] == network_fingerprint(trained)
     assert provenance["data"] == dataset.fingerprint
-    assert provenance["transforms"] == [type(transform).__name__ for transform in transforms]
+    assert provenance["transforms"] == json.loads(json.dumps(describe(transforms)))
     assert provenance["statistic"] == "MeanStd(k=0.0)"
     assert provenance["date"].startswith("20")
 

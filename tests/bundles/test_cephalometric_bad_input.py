@@ -116,8 +116,9 @@ def test_a_checkpoint_of_another_forward_is_refused(
     shutil.copytree(cephalometric_std, tmp_path / "out")
     for names, changes, what in (
         (("separate_forwards",), {}, "forward: SimpleInferer there, SeparateForwards here"),
-        ((), {"image_size": [64, 52]}, "image_size: [50, 40] there, [64, 52] here"),
+        ((), {"image_size": [64, 52]}, "image_size[0]: 50 there, 64 here"),
         (("bce",), {}, "HeatmapBCE"),
+        ((), {"train#random_transforms": []}, "transforms.transforms: [{"),
     ):
         message = cephalometric.failure(*names, output_dir=str(tmp_path / "out"), **changes)
         assert "made under other settings" in message

@@ -115,6 +115,8 @@ def test_thresholds_of_another_loss_or_size_are_refused(
         (("amat", "bce"), {}, "loss"),
         (("amat",), {"image_size": [64, 52]}, "image_size"),
         (("amat",), {"reader": "senior"}, "reader"),
+        (("amat",), {"relative_radius": 0.1}, "transforms"),
+        (("amat",), {"train#random_transforms": []}, "transforms"),
     ):
         message = cephalometric.failure(*names, thresholds_file=file, output_dir=str(tmp_path / "out"), **values)
         assert f"{file} was fitted with another {what}" in message

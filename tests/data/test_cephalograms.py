@@ -237,6 +237,15 @@ def test_damaged_text_is_named_with_its_line(root: Path) -> None:
         load_cephalograms(root)
 
 
+def test_an_image_without_any_landmark_is_refused(root: Path) -> None:
+    """Its loss would be 0 whatever the noise: always accepted, and a part of every threshold."""
+    for folder in ("400_senior", "400_junior"):
+        file = root / "AnnotationsByMD" / folder / "002.txt"
+        file.write_text("\n".join(["-50,-50"] * 19))
+    with pytest.raises(ValueError, match=r"002\.txt: 002\.png has no landmark inside of it"):
+        load_cephalograms(root)
+
+
 def test_landmarks_outside_of_the_image_are_masked_with_one_warning(root: Path) -> None:
     # The image reaches from -0.5 to 1934.5 along x and to 2399.5 along y.
     text(root, 1).write_text("\n".join(["-0.5,-0.5", "1934.5,2399.5", "1935,100", "100,2400", "-1,5", *LINES[5:]]))

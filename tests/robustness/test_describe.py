@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from monai.inferers import SlidingWindowInferer
+from monai.utils import InterpolateMode
 from torch import nn
 
 from monai_amat.attacks import ProjectedGradientDescent
@@ -24,6 +25,12 @@ class Loop:
     def __init__(self) -> None:
         self.again = self
         self._state = 5
+
+
+def test_an_enumeration_is_its_value() -> None:
+    """Of a plain type: a checkpoint holds no other."""
+    for told in (describe(InterpolateMode.AREA), describe({"mode": (InterpolateMode.AREA,)})["mode"][0]):
+        assert (type(told), told) == (str, "area")
 
 
 @pytest.mark.parametrize(

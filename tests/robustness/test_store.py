@@ -38,9 +38,7 @@ def test_settings_are_compared_by_what_they_say(tmp_path: Path) -> None:
     store.guard({"attack": {"steps": 4, "clip": [0, 1]}})  # nothing kept yet: nothing to protect
     store.write(0, rows(0))
     store.guard({"attack": {"clip": [0, 1], "steps": 4}})
-    with pytest.raises(
-        RuntimeError, match=r"attack.steps was 4, is now 5; seed was not there, is now 1\. Give another"
-    ):
+    with pytest.raises(RuntimeError, match=r"attack.steps: 4 there, 5 here; seed: absent there, 1 here\. Give another"):
         store.guard({"attack": {"steps": 5, "clip": [0, 1]}, "seed": 1})
     store.settings_file.unlink()
     with pytest.raises(RuntimeError, match="is gone"):
