@@ -19,7 +19,8 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import set_track_meta
 from monai.utils import set_determinism
 
-from monai_amat.data import write_cephalogram_phantom, write_phantom
+from monai_amat.data import write_cells_phantom, write_cephalogram_phantom, write_phantom
+from monai_amat.networks import save_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -38,6 +39,8 @@ SMALL: dict[str, Any] = {
     "noise_levels": [0.0, 2.0],
 }
 
+# The same where the bundle resamples and is evaluated on more than its patches.
+SMALL_RESAMPLED: dict[str, Any] = {**SMALL, "eval_size": SMALL["patch_size"], "spacing": "$None"}
 
 # Images just above the 32 pixels that five poolings take.
 SMALL_LANDMARKS: dict[str, Any] = {
@@ -54,6 +57,21 @@ SMALL_LANDMARKS: dict[str, Any] = {
     "noise_levels": [0.0, 0.5],
 }
 
+# Twice the 32 pixels that five halvings take.
+SMALL_CELLS: dict[str, Any] = {
+    "size": "n",
+    "image_size": [64, 64],
+    "batch_size": 3,
+    "val_batch_size": 4,
+    "num_workers": 0,
+    "max_epochs": 2,
+    "train_cases": 5,
+    "val_interval": 2,
+    "attack_steps": 2,
+    "evaluation_steps": 2,
+    "noise_levels": [0.0, 1.0],
+}
+
 
 class BundleRunner:
     """A bundle and a data set for it; ``run`` takes config files by name and values by ID.
@@ -68,6 +86,7 @@ class BundleRunner:
         self, dataset_dir: Path, name: str = "hippocampus_amat", small: Mapping[str, Any] | None = None
     ) -> None:
         self.root = REPOSITORY / "bundles" / name
+        self.name = self.root.name.removesuffix("_amat")
         self.dataset_dir = dataset_dir
         self.small = dict(SMALL if small is None else small)
 
@@ -134,6 +153,17 @@ class BundleRunner:
             workflow.initialize()
             yield workflow
 
+    @contextmanager
+    def workflow_of(self, *names: str, kind: str = "train", **changes: Any) -> Iterator[ConfigWorkflow]:
+        """The same of these config files alone, given only values that they have, so that none hides a missing one."""
+        files = [str(self.config(name)) for name in names]
+        has = ConfigParser.load_config_files(files)
+        given = {key: value for key, value in self.values(changes).items() if key in has}
+        with contained():
+            workflow = ConfigWorkflow(files, logging_file=False, workflow_type=kind, **given)
+            workflow.initialize()
+            yield workflow
+
     def parser(self, *names: str | Path, **changes: Any) -> ConfigParser:
         """The merged configuration with the small values."""
         with contained():
@@ -141,6 +171,22 @@ class BundleRunner:
             parser.read_config(self.files(*names))
             parser.update(self.values(changes))
             return parser
+
+    def full(self, *names: str, **changes: Any) -> ConfigParser:
+        """The merged configuration at the size it is written with, but for these changes."""
+        parser = ConfigParser(self.merged(*names))
+        parser.update(changes)
+        return parser
+
+    def untrained(self, folder: Path) -> dict[str, str]:
+        """Weights as they are drawn and thresholds by hand, as values for configurations that ask for them."""
+        parser = self.parser()
+        save_weights(parser.get_parsed_content("network_def"), folder / "model.pt")
+        values = dict.fromkeys(parser.get_parsed_content("loss").judged, 1.0)
+        # Fitted on nothing, so that they belong to small.json and to full size alike.
+        content = {"format": 1, "thresholds": values, "provenance": {"std": values}}
+        (folder / "thresholds.json").write_text(json.dumps(content))
+        return {"checkpoint": str(folder / "model.pt"), "thresholds_file": str(folder / "thresholds.json")}
 
 
 @contextmanager
@@ -170,11 +216,19 @@ def bundle(tiny_phantom: Path) -> BundleRunner:
     return BundleRunner(tiny_phantom)
 
 
-@pytest.fixture(scope="session", params=["bundle", "cephalometric"])
-def any_bundle(request: pytest.FixtureRequest) -> BundleRunner:
-    """Each bundle in turn, for what holds of all."""
-    made: BundleRunner = request.getfixturevalue(request.param)
-    return made
+@pytest.fixture(scope="session")
+def heart(tmp_path_factory: pytest.TempPathFactory) -> BundleRunner:
+    """One channel and one class; fifteen volumes are the fewest that five folds can split."""
+    folder = tmp_path_factory.mktemp("heart") / "phantom"
+    return BundleRunner(write_phantom(folder, volumes=15, shape=(16, 22, 14), classes=1), "heart_amat", SMALL_RESAMPLED)
+
+
+@pytest.fixture(scope="session")
+def prostate(tmp_path_factory: pytest.TempPathFactory) -> BundleRunner:
+    """Two channels and two classes."""
+    folder = tmp_path_factory.mktemp("prostate") / "phantom"
+    data = write_phantom(folder, volumes=15, shape=(16, 22, 14), channels=2)
+    return BundleRunner(data, "prostate_amat", SMALL_RESAMPLED)
 
 
 @pytest.fixture(scope="session")
@@ -204,6 +258,21 @@ def cephalometric_std(cephalometric: BundleRunner, tmp_path_factory: pytest.Temp
     cephalometric.run(output_dir=str(folder))
     cephalometric.run("calibrate", output_dir=str(folder))
     return folder
+
+
+@pytest.fixture(scope="session")
+def bccd(tmp_path_factory: pytest.TempPathFactory) -> BundleRunner:
+    """Fourteen synthetic smears, of which one each for validation and testing."""
+    data = write_cells_phantom(tmp_path_factory.mktemp("bccd") / "cells", images=14, size=(48, 64))
+    return BundleRunner(data, "bccd_amat", SMALL_CELLS)
+
+
+@pytest.fixture(params=["hippocampus", "heart", "prostate", "cephalometric", "bccd"])
+def any_bundle(request: pytest.FixtureRequest) -> BundleRunner:
+    """Each bundle in turn, for what holds of all."""
+    # The first there was is ``bundle``.
+    made: BundleRunner = request.getfixturevalue({"hippocampus": "bundle"}.get(request.param, request.param))
+    return made
 
 
 @pytest.fixture

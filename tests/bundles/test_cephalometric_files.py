@@ -1,15 +1,14 @@
-"""The landmark bundle as files: the paper's defaults, overlays that change what they say, noise that scales, export."""
+"""The landmark bundle as files: the paper's defaults, noise that scales, what its own overlays are for, export."""
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from monai.bundle import ConfigParser, ckpt_export
+from monai.bundle import ckpt_export
 
 from monai_amat.engines import OwnStatistics, SeparateForwards
 from monai_amat.losses import HeatmapBCE, HeatmapDice
@@ -19,12 +18,6 @@ if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
-
-
-def parser(cephalometric: BundleRunner, *names: str, **values: Any) -> ConfigParser:
-    made = ConfigParser(cephalometric.merged(*names))
-    made.update(values)
-    return made
 
 
 def test_defaults_are_the_papers(cephalometric: BundleRunner) -> None:
@@ -38,12 +31,12 @@ def test_defaults_are_the_papers(cephalometric: BundleRunner) -> None:
         "torch.optim.lr_scheduler.ConstantLR",
         1.0,
     )
-    made = parser(cephalometric, "amat")
+    made = cephalometric.full("amat")
     assert (made.get_parsed_content("delta"), made.get_parsed_content("max_margin")) == (1.0, 5.0)
     attack = made.get_parsed_content("attack")
     assert (attack.steps, attack.rel_step, attack.clip_range) == (20, pytest.approx(5 / 20), (-1.0, 1.0))
     assert cephalometric.merged("calibrate")["statistic"]["k"] == 2.0
-    robustness = parser(cephalometric, "robustness")
+    robustness = cephalometric.full("robustness")
     assert robustness.get_parsed_content("noise_levels") == [0, 0.5, 1, 1.5, 2, 2.5, 3]
     attack = robustness.get_parsed_content("evaluation_attack")
     assert (attack.steps, attack.rel_step, attack.best_iterate) == (100, pytest.approx(5 / 100), False)
@@ -65,94 +58,7 @@ def test_grey_values_become_minus_one_to_one(cephalometric: BundleRunner) -> Non
     assert 0.5 < float(values.max()) <= 1
 
 
-# ------------------------------------------------------------------------------- overlays
-
-# What each overlay may change of train.json (a level deep where it changes a part), and what it may add.
-OVERLAYS: dict[str, tuple[set[str], set[str]]] = {
-    "bce": ({"heatmap"}, set()),
-    "separate_forwards": ({"train#inferer"}, set()),
-    "own_statistics": ({"train#inferer", "initial_network", "resume_objects#noisy_statistics"}, set()),
-    "sat": (
-        {
-            *("train#prepare_batch", "initialize"),
-            *("resume_settings#arm", "resume_settings#attack", "resume_settings#epsilon"),
-        },
-        {"epsilon", "attack_steps", "attack", "adversarial_output"},
-    ),
-    "amat": (
-        {
-            *("train#prepare_batch", "initialize", "resume_objects#margins"),
-            *("resume_settings#arm", "resume_settings#attack", "resume_settings#rule", "resume_settings#thresholds"),
-        },
-        {
-            *("delta", "max_margin", "attack_steps", "thresholds_file", "attack", "margins", "thresholds"),
-            *("threshold_shift", "acceptance", "rule", "margin_handler", "margin_stats"),
-        },
-    ),
-    "calibrate": ({"run"}, {"checkpoint", "thresholds_file", "statistic", "calibrate"}),
-    "evaluate": (
-        {
-            *("validate#images", "validate#prepare_batch", "validate#handlers", "validate#evaluator"),
-            *("validate#additional_metrics", "initialize", "run"),
-        },
-        {
-            *("checkpoint", "section", "test_cases", "epsilon", "evaluation_steps", "evaluation_attack"),
-            *("attack_heatmap", "attack_loss"),
-        },
-    ),
-    "robustness": (
-        {"validate#images", "run"},
-        {
-            *("checkpoint", "robustness_dir", "section", "test_cases", "noise_levels", "evaluation_steps"),
-            *("evaluation_attack", "attack_heatmap", "attack_loss", "metric_label", "noise_label"),
-            *("further_figures", "metric", "curve", "examples"),
-        },
-    ),
-}
-
-# The same over the overlay that they say they lie on.
-VARIANTS: dict[str, tuple[set[str], set[str]]] = {
-    "sat_uniform": ({"train#prepare_batch", "initialize", "resume_settings#arm"}, {"overlay_of", "radius"}),
-    "sat_ramp": ({"train#prepare_batch", "initialize", "resume_settings#arm"}, {"overlay_of", "radius"}),
-    "amat_balanced": ({"rule"}, {"overlay_of", "decay"}),
-    "amat_shuffled": ({"initialize", "resume_settings#shuffled"}, {"overlay_of", "shuffle"}),
-    "amat_boundary": ({"attack", "rule"}, {"overlay_of"}),
-    "amat_path": ({"rule"}, {"overlay_of"}),
-    "amat_running": (
-        {"thresholds", "margin_handler", "resume_objects#thresholds", "resume_settings#thresholds"},
-        {"overlay_of", "warmup"},
-    ),
-    "strength": (
-        {"validate#images", "run"},
-        {
-            *("overlay_of", "strength_samples", "strength_noise_levels", "strength_steps", "huge_radius"),
-            *("source_checkpoint", "source_network", "strength_heatmap", "strength_loss", "heatmap_loss"),
-            *("standard_probes", "probes", "strength"),
-        },
-    ),
-}
-
-
-@pytest.mark.parametrize("name", OVERLAYS)
-def test_an_overlay_changes_what_it_is_for_and_nothing_else(cephalometric: BundleRunner, name: str) -> None:
-    assert cephalometric.changed((), (name,)) == OVERLAYS[name]
-
-
-@pytest.mark.parametrize("name", VARIANTS)
-def test_a_variant_changes_what_it_is_for_and_nothing_else(cephalometric: BundleRunner, name: str) -> None:
-    below = json.loads(cephalometric.config(name).read_text())["overlay_of"]
-    assert below == ("robustness" if name == "strength" else name.partition("_")[0])
-    assert cephalometric.changed((below,), (below, name)) == VARIANTS[name]
-
-
-@pytest.mark.parametrize("arm", [(), ("sat",), ("amat",), ("calibrate",), ("robustness",), ("robustness", "strength")])
-def test_small_changes_size_only(cephalometric: BundleRunner, arm: tuple[str, ...]) -> None:
-    """Loss, network family, rule, thresholds, metric and noise a pixel are those of full size."""
-    changed, added = cephalometric.changed(arm, (*arm, "small"))
-    assert changed <= {
-        *("amp", "image_size", "width", "num_workers", "max_epochs", "learning_rate", "lr_scheduler", "attack_steps"),
-    }
-    assert added <= {"attack_steps"}
+# --------------------------------------------------------------- what overlays and values do
 
 
 def test_noise_is_the_same_a_pixel_at_any_size(cephalometric: BundleRunner) -> None:
@@ -162,27 +68,27 @@ def test_noise_is_the_same_a_pixel_at_any_size(cephalometric: BundleRunner) -> N
         (("amat",), ["delta", "max_margin"]),
         (("robustness", "strength"), ["noise_levels", "strength_noise_levels", "huge_radius"]),
     ):
-        large, small = parser(cephalometric, *names), parser(cephalometric, *names, "small")
+        large, small = cephalometric.full(*names), cephalometric.full(*names, "small")
         for key in keys:
             full = torch.tensor(large.get_parsed_content(key))
             torch.testing.assert_close(torch.tensor(small.get_parsed_content(key)), full / 2)
-    label = parser(cephalometric, "robustness", "small").get_parsed_content("noise_label")
+    label = cephalometric.full("robustness", "small").get_parsed_content("noise_label")
     assert "100×80" in label
     assert label.endswith("200×160: ε × 2")
-    assert parser(cephalometric, "robustness").get_parsed_content("noise_label").endswith("200×160 image, −1…1)")
+    assert cephalometric.full("robustness").get_parsed_content("noise_label").endswith("200×160 image, −1…1)")
 
 
 def test_a_number_given_by_hand_is_taken_as_it_is(cephalometric: BundleRunner) -> None:
-    assert parser(cephalometric, "sat", "small", epsilon=1.5).get_parsed_content("attack").steps == 10
-    assert parser(cephalometric, "sat", "small", epsilon=1.5).get_parsed_content("epsilon") == 1.5
+    assert cephalometric.full("sat", "small", epsilon=1.5).get_parsed_content("attack").steps == 10
+    assert cephalometric.full("sat", "small", epsilon=1.5).get_parsed_content("epsilon") == 1.5
 
 
 def test_the_heat_map_term_is_one_object(cephalometric: BundleRunner) -> None:
     """Training's changes with bce.json; that of the attack does not, so that all arms meet the same one."""
-    made = parser(cephalometric, "bce", "robustness")
+    made = cephalometric.full("bce", "robustness")
     assert isinstance(made.get_parsed_content("loss").heatmap, HeatmapBCE)
     assert isinstance(made.get_parsed_content("attack_loss").heatmap, HeatmapDice)
-    probes = parser(cephalometric, "robustness", "strength").get_parsed_content("probes")
+    probes = cephalometric.full("robustness", "strength").get_parsed_content("probes")
     assert list(probes) == [
         *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "other-loss", "random"),
         *("huge-radius", "clean", "heat-map-loss"),

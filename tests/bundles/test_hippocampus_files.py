@@ -1,0 +1,73 @@
+"""The hippocampus bundle as files: the paper's defaults, and an export that is the network."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from monai.bundle import ConfigParser, ckpt_export
+
+from monai_amat.networks import load_weights, nnunet_2d
+
+if TYPE_CHECKING:
+    from tests.bundles.conftest import BundleRunner
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
+
+
+def test_defaults_are_the_papers(bundle: BundleRunner) -> None:
+    """facts.md, section 4, and the numbers of the authors' code for the hippocampus."""
+    train = bundle.merged("amat")
+    assert (train["patch_size"], train["batch_size"], train["base_features"]) == ([56, 40], 366, 32)
+    assert (train["max_epochs"], train["iterations_per_epoch"], train["num_classes"]) == (100, 50, 3)
+    assert (train["delta"], train["max_margin"], train["attack_steps"]) == (2.5, 15.0, 20)
+    assert (train["optimizer"]["_target_"], train["learning_rate"]) == ("torch.optim.SGD", 0.01)
+    assert (train["optimizer"]["momentum"], train["optimizer"]["nesterov"]) == (0.99, True)
+    assert (train["optimizer"]["weight_decay"], train["lr_scheduler"]["power"]) == (3e-5, 0.9)
+    clipping = [part for part in train["train"]["handlers"] if "GradientClipHandler" in str(part)]
+    assert clipping[0]["max_norm"] == 12.0
+    parser = ConfigParser({**train, "imports": train["imports"]})
+    # α = 4 in training, so 20 steps of 4/20; thresholds are the mean of the total loss.
+    assert parser.get_parsed_content("attack").rel_step == pytest.approx(4 / 20)
+    assert bundle.merged("calibrate")["statistic"]["k"] == 0.0
+    robustness = ConfigParser(bundle.merged("robustness"))
+    assert robustness["noise_levels"] == [0, 2, 4, 6, 8, 10]
+    attack = robustness.get_parsed_content("evaluation_attack")
+    assert (attack.steps, attack.rel_step, attack.best_iterate) == (100, pytest.approx(5 / 100), False)
+    network = parser.get_parsed_content("network_def")
+    ours = nnunet_2d(in_channels=1, out_channels=3, patch_size=(56, 40), features=[32, 64, 128, 256])
+    assert {name: value.shape for name, value in network.state_dict().items()} == {
+        name: value.shape for name, value in ours.state_dict().items()
+    }
+
+
+# -------------------------------------------------------------------------------- exports
+
+
+def test_the_traced_export_is_the_network(bundle: BundleRunner, std: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.ts"
+    settings: dict[str, Any] = {"patch_size": [32, 32], "base_features": 4}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, and what bundles are made of
+        ckpt_export(
+            "network_def",
+            filepath=str(file),
+            ckpt_file=str(std / "models" / "model.pt"),
+            meta_file=str(bundle.config("metadata")),
+            config_file=[str(bundle.config("train")), str(bundle.config("inference"))],
+            key_in_ckpt="model",
+            use_trace=True,
+            input_shape=[1, 1, 32, 32],
+            **settings,
+        )
+        traced = torch.jit.load(str(file))
+    trained = load_weights(
+        nnunet_2d(in_channels=1, out_channels=3, patch_size=(32, 32), base_features=4), std / "models" / "model.pt"
+    ).eval()
+    image = torch.randn(3, 1, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(traced(image), trained(image))
+        assert traced(image).shape == (3, 3, 32, 32)
