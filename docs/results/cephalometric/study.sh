@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything in README.md here, from nothing: study.sh DATASET_DIR OUTPUT_DIR [RUNS_AT_ONCE]
 # DATASET_DIR is the challenge's folder (RawImage, AnnotationsByMD). A run that stopped goes on where it was. About
-# four hours of one core, two on two.
+# five hours of one core.
 set -eu
 data=$1
 out=$2
