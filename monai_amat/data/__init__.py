@@ -6,17 +6,17 @@ from monai_amat.data.cephalograms import load_cephalograms
 from monai_amat.data.decathlon import Case, Decathlon, Split, check_case, split
 from monai_amat.data.duplicates import identical_files
 from monai_amat.data.fit import check_fit
-from monai_amat.data.images import list_images
+from monai_amat.data.images import list_images, list_volumes
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.data.landmark_files import LANDMARK_NAMES
 from monai_amat.data.phantom import write_phantom
 from monai_amat.data.radiographs import list_radiographs
 from monai_amat.data.sampler import SeededSampler
 from monai_amat.data.sampling_weights import oversampled_weights
-from monai_amat.data.selection import balanced_subset, list_volumes
+from monai_amat.data.selection import balanced_subset
 from monai_amat.data.slices import load_slices
 from monai_amat.data.voc import BCCD_CLASSES, load_voc, paper_split
-from monai_amat.data.volume import check_volume
+from monai_amat.data.volume import check_header, check_volume
 
 __all__ = [
     "BCCD_CLASSES",
@@ -29,6 +29,7 @@ __all__ = [
     "balanced_subset",
     "check_case",
     "check_fit",
+    "check_header",
     "check_volume",
     "identical_files",
     "list_images",

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import json
 import warnings
-import zlib
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.data import MetaTensor
-from monai.transforms import LoadImage
-from nibabel.filebasedimages import ImageFileError
 from sklearn.model_selection import KFold
 
-from monai_amat.data.volume import check_voxels
+from monai_amat.data.volume import check_voxels, compare_grids, load_volume
 
 __all__ = ["Case", "Decathlon", "Split", "check_case", "split"]
 
@@ -102,7 +98,7 @@ class Decathlon:
                 f"{self._file}: not found; expected the Decathlon layout (dataset.json, imagesTr/, labelsTr/)."
             )
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8"))
+            content = json.loads(self._file.read_text(encoding="utf-8-sig"))  # Windows marks UTF-8
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
             raise ValueError(f"{self._file}: not valid JSON: {error}.") from error
         if not isinstance(content, dict):
@@ -134,6 +130,13 @@ class Decathlon:
             raise ValueError(
                 f"{self._file}: 'labels' must name the values 0 (background), 1, ... without a gap, found {labels!r}."
             )
+        for value, name in by_value.items():
+            if str(name).strip().lower() == "ignore":
+                raise ValueError(
+                    f"{self._file}: label {value} is nnU-Net's 'ignore', for voxels that nobody annotated; here every "
+                    "voxel is learnt and scored. Annotate them, or leave out the cases that have some, and take it off "
+                    "'labels'."
+                )
         return dict(sorted(by_value.items()))
 
     def _cases(self, content: dict[str, Any]) -> tuple[Case, ...]:
@@ -157,6 +160,11 @@ class Decathlon:
                     f"the {key} is missing."
                 )
             paths[key] = self.root / entry[key]
+            if paths[key].name.startswith("._"):
+                raise ValueError(
+                    f"{self._file}: 'training' lists {entry[key]}, which macOS leaves beside a file when it packs one "
+                    "(AppleDouble), no volume: take the entry off the list."
+                )
         name = paths["image"].name.removesuffix(".gz").removesuffix(".nii")
         for key, path in paths.items():
             if not path.is_file():
@@ -236,8 +244,8 @@ def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTens
 
     Raises:
         ValueError: a file cannot be read; the image has another number of channels, a NaN or infinite voxel, or a
-            constant channel (which cannot be z-scored); the label has another shape or a value outside the classes.
-            The message names the file.
+            constant channel (which cannot be z-scored); the label has another shape, other axes or spacings, or a value
+            outside the classes. The message names the file.
 
     Example:
         >>> import tempfile
@@ -248,7 +256,7 @@ def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTens
         >>> image.shape[0], image.shape[1:] == label.shape[1:]
         (1, True)
     """
-    image, label = _load(case.image), _load(case.label)
+    image, label = load_volume(case.image), load_volume(case.label)
     if image.shape[0] != channels:
         raise ValueError(f"{case.image}: expected {channels} channel(s), found {image.shape[0]}.")
     if label.shape != (1, *image.shape[1:]):
@@ -263,22 +271,5 @@ def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTens
             f"{case.label}: label values must be integers from 0 to {num_classes - 1} (the classes of dataset.json), "
             f"found {torch.unique(label[~valid])[:5].tolist()}."
         )
-    if not np.allclose(image.affine, label.affine, atol=1e-2):
-        warnings.warn(f"{case.label}: its affine differs from that of {case.image.name}, which is used.", stacklevel=2)
+    compare_grids(case.image, case.label)
     return image, label
-
-
-def _load(path: Path) -> MetaTensor:
-    """Read one NIfTI file as ``(channels, x, y, z)`` float32."""
-    try:
-        volume = LoadImage(reader="NibabelReader", ensure_channel_first=True)(path)
-    # nibabel and gzip report a broken file in as many ways as there are places to break it.
-    except (OSError, EOFError, zlib.error, ImageFileError, RuntimeError, ValueError) as error:
-        reason = (str(error).splitlines() or [""])[0]  # MONAI's text quotes the traceback of every reader it tried
-        raise ValueError(
-            f"{path}: cannot be read as NIfTI, corrupt or truncated ({type(error).__name__}: {reason}); "
-            "fetch the file again."
-        ) from error
-    if volume.ndim != 4 or 0 in volume.shape:
-        raise ValueError(f"{path}: expected a volume of three dimensions, channels aside, found {tuple(volume.shape)}.")
-    return volume

@@ -1,12 +1,12 @@
-"""The pictures of a folder, for inference."""
+"""The pictures and volumes of a folder, for inference."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["list_images"]
+from monai_amat.data.folder import files_by_name
 
-_ENDINGS = (".bmp", ".jpeg", ".jpg", ".png")
+__all__ = ["list_images", "list_volumes"]
 
 
 def list_images(folder: str | Path) -> list[str]:
@@ -27,16 +27,19 @@ def list_images(folder: str | Path) -> list[str]:
         ...     [Path(file).name for file in list_images(folder)]
         ['a.jpg', 'b.PNG']
     """
-    root = Path(folder).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}; give the folder of images as --dataset_dir")
-    files = sorted(path for path in root.iterdir() if path.suffix.lower() in _ENDINGS and path.is_file())
-    files = [path for path in files if not path.name.startswith(".")]
-    if not files:
-        raise FileNotFoundError(f"{root} holds no image ({', '.join(_ENDINGS)})")
-    first: dict[str, Path] = {}
-    for path in files:
-        if path.stem in first:
-            raise ValueError(f"{first[path.stem]} and {path.name} would write to the same files; rename one")
-        first[path.stem] = path
-    return [str(path) for path in files]
+    endings = (".bmp", ".jpeg", ".jpg", ".png")
+    return [str(path) for path in files_by_name(folder, endings, one="image", many="images").values()]
+
+
+def list_volumes(folder: str | Path) -> list[str]:
+    """The NIfTI files of a folder, sorted by name; hidden ones, as the Decathlon's archives hold, are left out.
+
+    Args:
+        folder: the folder; those inside it are not looked into.
+
+    Raises:
+        FileNotFoundError: when there is no such folder, or no volume in it.
+        ValueError: when two differ in their ending alone: their label maps would be one file.
+    """
+    endings = (".nii.gz", ".nii")
+    return [str(path) for path in files_by_name(folder, endings, one="volume", many="NIfTI volumes").values()]

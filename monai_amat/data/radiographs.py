@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from PIL import Image
 
+from monai_amat.data.folder import files_by_name
 from monai_amat.data.landmark_files import read_frame
 
 __all__ = ["list_radiographs"]
@@ -54,20 +55,10 @@ def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> lis
     root = Path(folder).expanduser()
     if spacing is not None and not 0 < spacing < math.inf:
         raise ValueError(f"spacing must be a positive number of mm per pixel, found {spacing}")
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}; give the folder of radiographs as --dataset_dir")
-    paths = sorted(p for p in root.iterdir() if p.suffix.lower() in _ENDINGS and not p.name.startswith("."))
-    if not paths:
-        raise FileNotFoundError(f"{root} holds no radiograph: no file that ends in {', '.join(_ENDINGS)}")
+    paths = files_by_name(root, _ENDINGS, one="radiograph", many="radiographs")
     frame = read_frame(root)
-    named: dict[str, Path] = {}
     items = []
-    for path in paths:
-        if path.stem in named:
-            raise ValueError(
-                f"{path}: results go by the name, which {named[path.stem].name} has too; rename one of both."
-            )
-        named[path.stem] = path
+    for case, path in paths.items():
         size, stored = _header(path)
         native = frame.size if frame.stated else size
         if abs(size[1] / size[0] * native[0] / native[1] - 1) > _SAME_SHAPE:
@@ -89,7 +80,7 @@ def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> lis
         items.append(
             {
                 "image": str(path),
-                "case": path.stem,
+                "case": case,
                 "spacing": torch.tensor(pixel, dtype=torch.float32),
                 "native_size": torch.tensor(native),
             }

@@ -1,21 +1,22 @@
-"""Which slices and volumes a run works on."""
+"""Which slices a run works on."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import warnings
 from typing import Any
 
 import torch
 
 from monai_amat.seeding import fold, generator
 
-__all__ = ["balanced_subset", "list_volumes"]
+__all__ = ["balanced_subset"]
 
 
 def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: int = 0) -> list[dict[str, Any]]:
     """As many foreground slices of every volume as possible, ``count`` in all; all slices for None.
 
-    Strong attacks are slow, and slices of one volume are alike: a few of each volume say more than all of some.
+    Strong attacks are slow, and slices of one volume are alike: a few of each volume say more than all of some. Where
+    fewer than ``count`` slices have foreground all of those are taken, with a warning.
 
     Args:
         slices: items of :func:`~monai_amat.data.slices.load_slices`.
@@ -26,7 +27,7 @@ def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: in
         The chosen slices in their old order.
 
     Raises:
-        ValueError: when ``count`` is not positive, or there are fewer slices with foreground.
+        ValueError: when ``count`` is not positive, or no slice has foreground.
 
     Example:
         >>> items = [{"case": case, "slice": i, "classes": "1"} for case in "ab" for i in range(9)]
@@ -36,8 +37,14 @@ def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: in
     if count is None:
         return slices
     with_foreground = [i for i, item in enumerate(slices) if item["classes"]]
-    if not 1 <= count <= len(with_foreground):
+    if count < 1 or not with_foreground:
         raise ValueError(f"a subset of {count} slices was asked for, but {len(with_foreground)} have foreground")
+    if count > len(with_foreground):
+        warnings.warn(
+            f"a subset of {count} slices was asked for, but {len(with_foreground)} have foreground: all of those are "
+            "taken.",
+            stacklevel=2,
+        )
     by_case: dict[str, list[int]] = {}
     for i in with_foreground:
         by_case.setdefault(slices[i]["case"], []).append(i)
@@ -46,18 +53,3 @@ def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: in
         drawn = torch.randperm(len(members), generator=generator(fold(seed, number))).tolist()
         order += [(turn, members[place]) for turn, place in enumerate(drawn)]
     return [slices[i] for i in sorted(i for _, i in sorted(order)[:count])]
-
-
-def list_volumes(folder: str | Path) -> list[str]:
-    """The NIfTI files of a folder, sorted by name; hidden ones, as the Decathlon's archives hold, are left out.
-
-    Raises:
-        FileNotFoundError: when the folder does not exist or holds none.
-    """
-    folder = Path(folder).expanduser()
-    if not folder.is_dir():
-        raise FileNotFoundError(f"no folder {folder}; give the folder of NIfTI volumes to segment as --dataset_dir")
-    files = sorted(str(path) for ending in ("[!.]*.nii", "[!.]*.nii.gz") for path in folder.glob(ending))
-    if not files:
-        raise FileNotFoundError(f"{folder} holds no .nii or .nii.gz file")
-    return files

@@ -137,16 +137,14 @@ def _cut(
     case: Case, image: MetaTensor, label: MetaTensor, slice_step: int, resample: PlaneSpacing, num_classes: int
 ) -> list[dict[str, Any]]:
     """Slices of one volume ``(C, x, y, z)``."""
-    try:
-        turned = SlicePlaned(("image", "label"))({"image": image, "label": label})
-    except ValueError as error:  # an affine without a spacing along each axis
-        raise ValueError(f"{case.image}: {error} Mend the header.") from error
+    turned = SlicePlaned(("image", "label"))({"image": image, "label": label})
     if resample.spacing is not None:
+        stored = turned["image"]
+        turned["image"] = resample(stored)
         # A channel a class: label values are names, between which there is nothing to interpolate. The image's affine
         # counts, as for the slicing axis.
         onehot = one_hot(turned["label"].as_tensor()[None], num_classes)[0]
-        turned["label"] = resample(MetaTensor(onehot, affine=turned["image"].affine)).argmax(0, keepdim=True)
-        turned["image"] = resample(turned["image"])
+        turned["label"] = resample(MetaTensor(onehot, affine=stored.affine)).argmax(0, keepdim=True)
     volume = convert_to_tensor(NormalizeIntensity(channel_wise=True)(turned["image"]), track_meta=False)
     truth = convert_to_tensor(turned["label"], track_meta=False).to(torch.uint8)
     return [

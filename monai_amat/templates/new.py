@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from shlex import quote
 
 from monai_amat.planning import per_value
 from monai_amat.templates.planned import planned_settings
@@ -68,8 +69,8 @@ def _report(root: Path, chosen: SegmentationSettings) -> str:
             f"network: patch {chosen.patch_size[0]}×{chosen.patch_size[1]}{resampled}, batch {chosen.batch_size}",
             f"noise: ε {each} as an L2 norm over a {height}×{width} slice (in brackets: root mean square over its "
             f"{math.prod(chosen.largest) * channels} values, in standard deviations of the grey values)",
-            f"next: python -m monai_amat compare --bundle {root} --dataset_dir {chosen.dataset_dir} "
-            f"--arms std sat:{chosen.epsilon:g} amat --overlays small --output_dir "
-            f"runs/{Path(chosen.dataset_dir).name}",
+            f"next: python -m monai_amat compare --bundle {quote(str(root))} "
+            f"--dataset_dir {quote(chosen.dataset_dir)} --arms std sat:{chosen.epsilon:g} amat --overlays small "
+            f"--output_dir {quote(f'runs/{Path(chosen.dataset_dir).name}')}",
         ]
     )

@@ -61,6 +61,8 @@ def planned_settings(
     spacing = plan.spacing
     if spacing is not None and not found.resampled and np.allclose(spacing, found.pixel, rtol=0.01):
         spacing = None  # as it is already
+    if spacing is not None and found.not_in_mm:
+        raise ValueError(f"{found.not_in_mm} {plans} asks for slices resampled to {spacing[0]:g} x {spacing[1]:g} mm.")
     evaluated = _covering(found, plan, spacing)
     noise = suggest_noise(evaluated or plan.patch_size, len(found.channels))
     area = math.prod(plan.patch_size) * len(found.channels)
@@ -100,12 +102,9 @@ def planned_settings(
 def _covering(found: Fingerprint, plan: Plan2D, spacing: tuple[float, float] | None) -> tuple[int, int] | None:
     """Size at which a centre crop loses no foreground; None where that is the patch."""
     size = []
-    for axis in (0, 1):
-        # Plans may ask for a spacing that the window was not measured at.
-        scale = 1.0 if spacing is None else found.pixel[axis] / spacing[axis]
+    for axis, window in enumerate(found.foreground_size(spacing)):
         divisor = 2 ** plan.poolings[axis]
-        needed = math.ceil(found.foreground_size[axis] * scale / divisor) * divisor
-        size.append(max(plan.patch_size[axis], needed))
+        size.append(max(plan.patch_size[axis], math.ceil(window / divisor) * divisor))
     return None if tuple(size) == plan.patch_size else (size[0], size[1])
 
 

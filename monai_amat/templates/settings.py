@@ -85,6 +85,12 @@ class SegmentationSettings:
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.channels or not self.classes:
             raise ValueError(f"settings need a name, channels and classes, found {self!r}")
+        for name in (*self.channels, *self.classes):
+            if name.startswith(("@", "$", "%")):
+                raise ValueError(
+                    f"the name {name!r} of a channel or class begins with {name[0]}, which MONAI's configurations take "
+                    "for more than text; name it otherwise"
+                )
         for key in ("patch_size", "batch_size", "small_batch_size", "max_epochs", "iterations_per_epoch", "cases"):
             value = getattr(self, key)
             if min(value if isinstance(value, tuple) else (value,)) < 1:

@@ -20,6 +20,7 @@ __all__ = ["segmentation_files", "write_bundle"]
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 _WIDTH = 120
+_PLACEHOLDER = r"\{\{(\w+)\}\}"
 
 
 def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
@@ -83,17 +84,18 @@ def _fill(text: str, values: Mapping[str, Any], file: str) -> str:
             raise ValueError(f"template {file} asks for {name}, which stands for nothing")
         return values[name]
 
-    def whole(match: re.Match[str]) -> str:
+    def fill(match: re.Match[str]) -> str:
+        value = look_up(match[1] or match[2])
+        if not file.endswith(".json"):
+            return re.sub(_PLACEHOLDER, lambda _: str(value), match[0])
+        if match[1] is None:
+            return json.dumps(str(value), ensure_ascii=False)[1:-1]
         start = text.rfind("\n", 0, match.start()) + 1
         line = text[start : match.start()]
-        return _json(look_up(match[1]), len(line) - len(line.lstrip()), len(line))
+        return _json(value, len(line) - len(line.lstrip()), len(line))
 
-    if file.endswith(".json"):
-        text = re.sub(r'"\{\{(\w+)\}\}"', whole, text)
-        return re.sub(
-            r"\{\{(\w+)\}\}", lambda match: json.dumps(str(look_up(match[1])), ensure_ascii=False)[1:-1], text
-        )
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: str(look_up(match[1])), text)
+    # In one go: braces within a value are none of the template's.
+    return re.sub(f'"{_PLACEHOLDER}"|{_PLACEHOLDER}', fill, text)
 
 
 def _json(value: Any, indent: int, used: int) -> str:
@@ -121,7 +123,8 @@ def _values(settings: SegmentationSettings) -> dict[str, Any]:
         "num_classes": outputs,
         "title": f"Adversarially robust {settings.name} segmentation",
         "channel_def": {str(i): name for i, name in enumerate(channels)},
-        "class_list": repr(list(settings.classes)),
+        # Within an expression MONAI reads @, % and # anywhere, also between quotation marks.
+        "class_list": re.sub("[@%#]", lambda match: f"\\x{ord(match[0]):02x}", repr(list(settings.classes))),
         "class_def": {str(i): name for i, name in enumerate(names)},
         "image_text": f"{_count(inputs, 'channel')} of {' and '.join(settings.channels)}, z-scored over the volume",
         "label_text": "one channel: " + ", ".join(f"{i} {name}" for i, name in enumerate(names)),

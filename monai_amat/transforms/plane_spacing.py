@@ -11,7 +11,12 @@ from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import InvertibleTransform, MapTransform, Resize
 
-__all__ = ["PlaneSpacing", "PlaneSpacingd"]
+__all__ = ["PlaneSpacing", "PlaneSpacingd", "not_in_mm"]
+
+# NIfTI's codes of the unit of length, in the lowest three bits; 2 is mm, and 0, unknown, is taken for it.
+_OTHER_UNITS = {1: "metre", 3: "micron"}
+# No scanner's; as many mm are what a header in metres looks like that does not say so.
+_SMALLEST = 1e-3
 
 
 class PlaneSpacing(InvertibleTransform):
@@ -24,7 +29,7 @@ class PlaneSpacing(InvertibleTransform):
         spacing: wanted spacing along H and W in mm; None leaves every volume as it is.
 
     Raises:
-        ValueError: for anything but two positive numbers.
+        ValueError: for anything but two positive numbers; on a volume, naming its file, whose own spacing is not in mm.
 
     Example:
         >>> volume = MetaTensor(torch.rand(1, 12, 8, 3), affine=torch.diag(torch.tensor([1.25, 1.25, 3, 1])))
@@ -50,6 +55,8 @@ class PlaneSpacing(InvertibleTransform):
         """
         if self.spacing is None:
             return volume
+        if isinstance(volume, MetaTensor) and (trouble := not_in_mm(volume)):
+            raise ValueError(f"{trouble} It cannot be resampled to {self.spacing[0]:g} x {self.spacing[1]:g} mm.")
         own = np.linalg.norm(np.asarray(volume.affine)[:3, :2], axis=0) if isinstance(volume, MetaTensor) else (1, 1)
         sizes = [
             max(1, round(size * have / want))
@@ -61,6 +68,26 @@ class PlaneSpacing(InvertibleTransform):
     def inverse(self, volume: torch.Tensor) -> torch.Tensor:
         """Bring a resampled volume back to the size that it had."""
         return volume if self.spacing is None else self.resize.inverse(volume)
+
+
+def not_in_mm(volume: MetaTensor) -> str | None:
+    """Why a turned volume's spacing cannot be taken for mm, naming its file; None where it can.
+
+    Example:
+        >>> not_in_mm(MetaTensor(torch.rand(1, 8, 6, 4), meta={"xyzt_units": 3, "filename_or_obj": "a.nii"}))
+        'a.nii: its header gives lengths in micron, not in mm; scale its affine and say so in the header.'
+    """
+    name = volume.meta.get("filename_or_obj", "the volume")
+    unit = _OTHER_UNITS.get(int(volume.meta.get("xyzt_units", 0)) & 7)
+    if unit is not None:
+        return f"{name}: its header gives lengths in {unit}, not in mm; scale its affine and say so in the header."
+    spacing = np.linalg.norm(np.asarray(volume.affine)[:3, :2], axis=0)
+    if spacing.min() < _SMALLEST:
+        return (
+            f"{name}: pixels of {spacing[0]:.3g} x {spacing[1]:.3g} mm, less than a thousandth of a mm: are they in "
+            "metres? Scale its affine to mm."
+        )
+    return None
 
 
 class PlaneSpacingd(MapTransform, InvertibleTransform):

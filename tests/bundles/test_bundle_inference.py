@@ -165,7 +165,7 @@ def test_a_mirrored_file_is_the_same_volume(infer: Infer, tmp_path: Path) -> Non
 def test_a_folder_without_volumes_is_named(bundle: BundleRunner, infer: Infer, tmp_path: Path) -> None:
     with pytest.raises(RuntimeError) as caught:
         infer(tmp_path)
-    assert f"{tmp_path} holds no .nii or .nii.gz file" in bundle.messages(caught.value)
+    assert f"{tmp_path} holds no volume" in bundle.messages(caught.value)
     with pytest.raises(RuntimeError) as caught:
         infer(tmp_path / "absent")
     assert f"no folder {tmp_path / 'absent'}" in bundle.messages(caught.value)
@@ -177,7 +177,7 @@ def test_absent_weights_are_named(bundle: BundleRunner, infer: Infer, images: Pa
     assert f"no checkpoint at {tmp_path / 'absent.pt'}" in bundle.messages(caught.value)
 
 
-@pytest.mark.parametrize("kind", ["channels", "truncated", "nan", "constant", "flat"])
+@pytest.mark.parametrize("kind", ["channels", "truncated", "nan", "constant", "flat", "colours", "singular"])
 def test_a_volume_that_cannot_be_segmented_is_named(
     bundle: BundleRunner, infer: Infer, tmp_path: Path, kind: str
 ) -> None:
@@ -190,6 +190,13 @@ def test_a_volume_that_cannot_be_segmented_is_named(
         nib.save(nib.Nifti1Image(good[..., 0], np.eye(4)), bad)
     elif kind == "constant":
         nib.save(nib.Nifti1Image(np.full_like(good, 7), np.eye(4)), bad)
+    elif kind == "colours":
+        nib.save(nib.Nifti1Image(np.zeros(good.shape, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")]), np.eye(4)), bad)
+    elif kind == "singular":
+        header = nib.Nifti1Header()
+        header.set_data_shape(good.shape)
+        header.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), code=1)
+        nib.save(nib.Nifti1Image(good, None, header), bad)
     elif kind == "nan":
         holes = good.astype(np.float32)
         holes[3, 3, 3] = np.nan

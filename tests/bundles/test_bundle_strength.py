@@ -96,3 +96,26 @@ def test_the_attack_is_measured_against_other_attacks(
     for name, level in (("clean", "0"), ("pgd-2", "2")):
         assert table.loc[name, "value"] == pytest.approx(levels[level]["adi"]["value"], abs=1e-6)
         assert table.loc[name, "loss"] == pytest.approx(levels[level]["loss"], rel=1e-5)
+
+
+@pytest.mark.parametrize("names", [("robustness",), ("robustness", "strength")], ids="+".join)
+def test_where_fewer_slices_have_foreground_than_the_bundle_attacks_it_attacks_all_of_them(
+    bundle: BundleRunner, std: Path, names: tuple[str, ...], tmp_path: Path
+) -> None:
+    """With the numbers of small.json and strength.json as they are, on every other slice of two small volumes."""
+    asked = {"robustness": 60, "strength": 20}[names[-1]]
+    small = {key: value for key, value in bundle.small.items() if key != "test_slices"}
+    runner = type(bundle)(bundle.dataset_dir, small=small)
+    changes: dict[str, Any] = {"output_dir": str(tmp_path), "noise_levels": [0.0], "slice_step": 2}
+    if names[-1] == "strength":
+        changes |= {"strength_steps": [3], "strength_noise_levels": [2.0]}
+    with pytest.warns(UserWarning, match=rf"a subset of {asked} slices was asked for, but \d+ have foreground") as seen:
+        runner.run(*names, checkpoint=str(std / "models" / "model.pt"), **changes)
+    told = next(str(warning.message) for warning in seen if "a subset of" in str(warning.message))
+    have = int(told.split(" have foreground")[0].rpartition(" ")[2])
+    if names[-1] == "robustness":
+        rows = pd.read_csv(tmp_path / "robustness" / "robustness.csv")
+        assert rows.groupby("case").size().sum() == have < 60
+        assert rows["case"].nunique() == 2
+    else:
+        assert set(pd.read_csv(tmp_path / "strength" / "strength.csv")["samples"]) == {have}

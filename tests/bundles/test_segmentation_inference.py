@@ -37,6 +37,22 @@ GEOMETRIES: dict[str, tuple[tuple[int, int, int], np.ndarray]] = {
     "oblique": ((23, 26, 5), oblique(0.9, 1.1, 2.5)),
     "oblique_mirrored": ((21, 6, 29), oblique(-1.0, 4.0, 1.2)),
     "larger_than_the_patch": ((40, 50, 3), np.diag([0.9, 0.9, 2.5, 1.0])),
+    "one_slice": ((24, 20, 1), np.diag([1.0, 1.0, 3.0, 1.0])),
+    "one_row_of_slices": ((1, 24, 20), np.diag([3.0, 1.0, 1.0, 1.0])),
+}
+
+
+def stored_as(shape: tuple[int, int, int], axes: str, *spacing: float) -> np.ndarray:
+    """Affine of an unrotated volume whose voxel axes point where three of the letters R, L, A, P, S and I say."""
+    orientation = nib.orientations.axcodes2ornt(tuple(axes))
+    turn = np.linalg.inv(nib.orientations.inv_ornt_aff(orientation, shape))
+    return np.asarray(turn @ np.diag([*spacing, 1.0]))
+
+
+# As sagittal and coronal scanners store them: the first or second axis of the voxels runs along the body.
+GEOMETRIES |= {
+    axes: (shape, stored_as(shape, axes, 1.0, 1.0, 1.0))
+    for axes, shape in {"PSR": (24, 26, 7), "RSA": (25, 24, 6), "SLA": (26, 24, 5), "LIP": (24, 22, 6)}.items()
 }
 
 
@@ -122,6 +138,7 @@ def test_label_maps_are_right_voxel_by_voxel_on_their_volumes_grids(
             np.testing.assert_allclose(matrix, affine, atol=1e-4)
         np.testing.assert_allclose(pred.header.get_zooms(), np.linalg.norm(affine[:3, :3], axis=0), rtol=1e-4)
         assert pred.header["sform_code"] > 0
+        assert pred.header.get_xyzt_units() == ("mm", "unknown")
         assert pred.get_data_dtype() == np.uint8
         expected = written[name] > written[name].mean()
         assert 0.01 < expected.mean() < 0.6
@@ -146,11 +163,74 @@ def test_resampled_on_the_way_they_lie_where_they_lay(infer: Infer, tmp_path: Pa
         np.testing.assert_allclose(centres[0], centres[1], atol=0.35)
 
 
+def reheaded(path: Path, voxels: np.ndarray, **changes: Any) -> Path:
+    """A volume of 1 x 1 x 3 mm whose header says in places something of its own."""
+    header: Any = nib.Nifti1Header()
+    header.set_data_shape(voxels.shape)
+    header.set_data_dtype(np.float32)
+    header.set_zooms((1.0, 1.0, 3.0))
+    for name, values in changes.items():
+        getattr(header, f"set_{name}")(*values)
+    nib.save(nib.Nifti1Image(voxels.astype(np.float32), None, header), path)
+    return path
+
+
+def test_label_maps_have_the_place_in_the_world_that_their_files_headers_give(infer: Infer, tmp_path: Path) -> None:
+    """Both matrices of a header, which may say different things, their codes, and the unit of length."""
+    voxels = blob((24, 20, 6), np.diag([1.0, 1.0, 3.0, 1.0]))
+    scanner, atlas = np.diag([1.0, 1.0, 3.0, 1.0]), np.diag([1.1, 1.1, 3.3, 1.0])
+    scanner[:3, 3], atlas[:3, 3] = (10.0, -20.0, 30.0), (-90.0, -126.0, -72.0)
+    headers: dict[str, dict[str, Any]] = {
+        "neither": {},
+        "scanner_alone": {"qform": (scanner, 1)},
+        "atlas_alone": {"sform": (atlas, 4)},
+        "at_odds": {"qform": (scanner, 1), "sform": (atlas, 4), "xyzt_units": ("mm", "sec")},
+        "micron": {"qform": (scanner, 1), "xyzt_units": ("micron",)},
+    }
+    (tmp_path / "images").mkdir()
+    for name, changes in headers.items():
+        reheaded(tmp_path / "images" / f"{name}.nii", voxels, **changes)
+    output = infer(tmp_path / "images", channels=1, spacing="$None")
+    for name in headers:
+        pred, image = read(output, name), nib.load(tmp_path / "images" / f"{name}.nii")
+        assert isinstance(image, nib.Nifti1Image)
+        np.testing.assert_array_equal(pred.affine, image.affine)
+        for field in ("sform_code", "qform_code", "xyzt_units", "pixdim"):
+            first, second = (np.ravel(header[field])[:4] for header in (pred.header, image.header))
+            np.testing.assert_array_equal(first, second, err_msg=f"{name}: {field}")
+        for form in ("get_sform", "get_qform"):
+            np.testing.assert_allclose(getattr(pred.header, form)(), getattr(image.header, form)())
+        expected = voxels > voxels.mean()
+        np.testing.assert_array_equal(np.asanyarray(pred.dataobj) > 0, expected)
+
+
+def messages_of(caught: pytest.ExceptionInfo[Exception]) -> str:
+    messages, error = "", caught.value
+    while error is not None:
+        messages, error = messages + str(error), error.__cause__ or error.__context__  # type: ignore[assignment]
+    return messages
+
+
+def test_predictions_among_the_volumes_are_refused(infer: Infer, tmp_path: Path) -> None:
+    """Else the next run would segment them."""
+    write(tmp_path / "images", 1)
+    before = sorted((tmp_path / "images").iterdir())
+    with pytest.raises(Exception) as caught:
+        infer(tmp_path / "images", channels=1, spacing="$None", output_dir=str(tmp_path / "images"))
+    assert f"output_dir is {tmp_path / 'images'}, the folder of the volumes; choose another" in messages_of(caught)
+    assert sorted((tmp_path / "images").iterdir()) == before
+
+
+def test_two_files_of_one_name_are_refused(infer: Infer, tmp_path: Path) -> None:
+    write(tmp_path / "images", 1)
+    (tmp_path / "images" / "plain.nii").touch()
+    with pytest.raises(Exception) as caught:
+        infer(tmp_path / "images", channels=1, spacing="$None")
+    assert "results go by the name, which plain.nii has too" in messages_of(caught)
+
+
 def test_a_volume_of_other_channels_is_named(infer: Infer, tmp_path: Path) -> None:
     write(tmp_path / "images", 1)
     with pytest.raises(Exception) as caught:
         infer(tmp_path / "images", channels=2, spacing="$None")
-    messages, error = "", caught.value
-    while error is not None:
-        messages, error = messages + str(error), error.__cause__ or error.__context__  # type: ignore[assignment]
-    assert "larger_than_the_patch.nii.gz: expected 2 channel(s) of three dimensions, found (1, 40, 50, 3)" in messages
+    assert "LIP.nii.gz: expected 2 channel(s) of three dimensions, found (1, 24, 22, 6)" in (messages_of(caught))

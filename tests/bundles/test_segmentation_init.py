@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
@@ -77,7 +78,8 @@ def test_foreground_off_the_middle_is_evaluated_whole(data: Path) -> None:
             voxels = np.asanyarray(image.dataobj)
             room = [(0, 60), (0, 0), (0, 0)] + [(0, 0)] * (voxels.ndim - 3)
             nib.save(nib.Nifti1Image(np.pad(voxels, room), image.affine), file)
-    settings = planned_settings(data, progress=False)
+    with pytest.warns(UserWarning, match=r"% of a slice is empty margins"):
+        settings = planned_settings(data, progress=False)
     assert settings.patch_size[1] < 40
     assert settings.eval_size is not None
     # About 76 columns, middle 38; the structure lies left of column 16.
@@ -120,6 +122,53 @@ def test_the_papers_settings_and_ones_own_need_no_data(tmp_path: Path) -> None:
     words = ["--settings", str(file), "--dataset_dir", str(tmp_path)]
     assert main(["init", *words, "--bundle_dir", str(tmp_path / "c")]) == 0
     assert (train_of(tmp_path / "c")["batch_size"], train_of(tmp_path / "c")["dataset_dir"]) == (6, str(tmp_path))
+
+
+def rename(data: Path, **content: Any) -> None:
+    file = data / "dataset.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | content))
+
+
+def test_names_that_configurations_could_take_for_something_else_come_through(data: Path, tmp_path: Path) -> None:
+    """References, expressions, macros and IDs of MONAI, and the templates' own placeholders."""
+    names = ["a@patch_size b", "{{name}} 100% #1 'so' \\\\ $x"]
+    rename(data, labels={"0": "background", "1": names[0], "2": names[1]}, modality={"0": "T2@1", "1": "{{ADC}}"})
+    assert main(["init", "--dataset_dir", str(data), "--bundle_dir", str(tmp_path / "b")]) == 0
+    configs = tmp_path / "b" / "configs"
+    parser = ConfigParser()
+    parser.read_config([str(configs / "train.json"), str(configs / "robustness.json")])
+    parser.read_meta(str(configs / "metadata.json"))
+    assert parser.get_parsed_content("examples#class_names") == names
+    formats = json.loads((configs / "metadata.json").read_text())["network_data_format"]
+    assert list(formats["outputs"]["pred"]["channel_def"].values()) == ["background", *names]
+    assert list(formats["inputs"]["image"]["channel_def"].values()) == ["T2@1", "{{ADC}}"]
+
+
+@pytest.mark.parametrize("name", ["@patch_size", "$print(1)", "%train.json"])
+def test_names_that_begin_as_more_than_text_are_refused(
+    data: Path, name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--dataset_dir", str(data), "--bundle_dir", str(tmp_path / "b")]
+    for content in ({"labels": {"0": "background", "1": name, "2": "b"}}, {"modality": {"0": name, "1": "b"}}):
+        shutil.copy(data / "dataset.json", tmp_path / "kept.json")
+        rename(data, **content)
+        assert f"the name {name!r} of a channel or class begins with {name[0]}" in refusal(words, capsys)
+        shutil.copy(tmp_path / "kept.json", data / "dataset.json")
+    assert not (tmp_path / "b").exists()
+
+
+def test_the_next_command_can_be_pasted_from_paths_with_spaces(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = data.rename(tmp_path / "My data; all")
+    assert main(["init", "--dataset_dir", str(folder), "--bundle_dir", str(tmp_path / "my bundle")]) == 0
+    words = shlex.split(capsys.readouterr().out.partition("next: ")[2])
+    for key, value in (
+        ("--bundle", str(tmp_path / "my bundle")),
+        ("--dataset_dir", str(folder)),
+        ("--output_dir", "runs/My data; all"),
+    ):
+        assert words[words.index(key) + 1] == value
 
 
 def refusal(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:

@@ -97,6 +97,23 @@ def test_malformed_description(tmp_path: Path, text: str, message: str) -> None:
         Decathlon(tmp_path)
 
 
+def test_a_byte_order_mark_is_no_error(tmp_path: Path) -> None:
+    """Editors of Windows put one before the text."""
+    root = write_folder(tmp_path / "data")
+    text = (root / "dataset.json").read_text()
+    (root / "dataset.json").write_text(text, encoding="utf-8-sig")
+    assert Decathlon(root).num_classes == 3
+
+
+@pytest.mark.parametrize(("part", "key"), [("imagesTr", "image"), ("labelsTr", "label")])
+def test_what_the_file_system_of_a_mac_leaves_is_said_to_be_no_volume(tmp_path: Path, part: str, key: str) -> None:
+    entry = {"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"} | {key: f"./{part}/._a.nii.gz"}
+    root = write_folder(tmp_path / "data", training=[entry])
+    (root / part / "._a.nii.gz").touch()
+    with pytest.raises(ValueError, match=rf"dataset\.json: 'training' lists \./{part}/\._a\.nii\.gz, which macOS"):
+        Decathlon(root)
+
+
 @pytest.mark.parametrize("key", ["modality", "labels", "training"])
 def test_missing_key_is_named(tmp_path: Path, key: str) -> None:
     changed: dict[str, Any] = {key: None}
@@ -115,6 +132,8 @@ def test_missing_key_is_named(tmp_path: Path, key: str) -> None:
         ({"labels": {"background": 0, "one": 1, "two": 1}}, "without a gap"),
         ({"labels": {"background": 0, "both": [1, 2]}}, "without a gap"),
         ({"labels": ["background", "front"]}, "without a gap"),
+        ({"labels": {"background": 0, "front": 1, "ignore": 2}}, r"label 2 is nnU-Net's 'ignore'"),
+        ({"labels": {"0": "background", "1": "ignore", "2": "back"}}, r"label 1 is nnU-Net's 'ignore'"),
         ({"training": []}, "at least one case"),
         ({"training": ["./imagesTr/a.nii.gz"]}, "needs an 'image' and a 'label'"),
         ({"training": [{"image": "./imagesTr/a.nii.gz"}]}, "the label is missing"),
@@ -252,13 +271,6 @@ def test_corrupt_file(tmp_path: Path) -> None:
     content[20:60] = b"\xff" * 40
     case.label.write_bytes(content)
     with pytest.raises(ValueError, match=r"case_1_label\.nii\.gz: cannot be read as NIfTI"):
-        check_case(case, num_classes=3, channels=1)
-
-
-def test_label_in_another_place_is_a_warning(tmp_path: Path) -> None:
-    case = write_case(tmp_path)
-    save(case.label, np.zeros(SHAPE, np.uint8), affine=np.diag([2.0, 1, 1, 1]))
-    with pytest.warns(UserWarning, match=r"case_1_label\.nii\.gz: its affine differs"):
         check_case(case, num_classes=3, channels=1)
 
 

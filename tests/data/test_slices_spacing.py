@@ -62,7 +62,7 @@ def test_an_affine_without_a_spacing_is_named(root: Path, tmp_path: Path) -> Non
             header.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), code=1)
             header["qform_code"] = 0
             nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, header), file)
-    with pytest.raises(ValueError, match=r"phantom_\d+\.nii\.gz: .*spacing"):
+    with pytest.raises(ValueError, match=r"phantom_\d+\.nii\.gz: its affine has no inverse"):
         load_slices(data, "test", progress=False)
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from monai_amat.data import check_fit, load_slices
 from monai_amat.planning import take_fingerprint
 from monai_amat.planning.fingerprint import Fingerprint
 
@@ -66,10 +67,10 @@ def test_empty_margins_do_not_count_and_h_is_y(tmp_path: Path) -> None:
 def test_the_window_holds_all_foreground_around_the_middle(tmp_path: Path) -> None:
     """Of 30 rows the middle is 15; foreground in rows 3 to 15 is 12 rows above it. Of 24 columns, 12; 4 to the left."""
     cases = [{"label": {1: ((8, 12), (10, 16), (2, 4))}}, {"label": {1: ((9, 11), (3, 16), (0, 1))}}]
-    assert taken(write(tmp_path / "d", cases)).foreground_size == (24, 8)
+    assert taken(write(tmp_path / "d", cases)).foreground_size(None) == (24, 8)
     # Rows 16 to 25 end 11 beyond the middle, columns 12 to 19 end 8 beyond.
     after = [{"label": {1: ((12, 20), (16, 26), (2, 4))}}] * 2
-    assert taken(write(tmp_path / "e", after)).foreground_size == (22, 16)
+    assert taken(write(tmp_path / "e", after)).foreground_size(None) == (22, 16)
 
 
 def test_the_middle_case_decides(tmp_path: Path) -> None:
@@ -84,8 +85,10 @@ def test_spacings_that_differ_are_resampled_to_the_median(tmp_path: Path) -> Non
     assert (found.pixel, found.resampled) == ((0.8, 0.8), True)
     # 30 rows of 1, 0.5 and 0.8 mm are 37.5, 18.75 and 30 rows of 0.8 mm.
     assert found.median_size == (30, 24)
-    # The window of the coarsest: 2·5 rows, 2·4 columns, times 1/0.8.
-    assert found.foreground_size == (13, 10)
+    # The coarsest: 30 rows become round(37.5) = 38, so rows 10 to 15 reach from 12.7 to 20.3; the middle is 19, and 13
+    # the first whose centre lies within. 24 columns become 30, columns 8 to 11 reach from 10 to 15.
+    assert found.foreground_size(found.pixel) == (12, 10)
+    assert found.foreground_size(None) == (10, 8)
 
 
 def test_rounding_of_a_scanner_is_no_difference(tmp_path: Path) -> None:
@@ -162,3 +165,70 @@ def test_volumes_that_are_not_listed_are_mentioned(tmp_path: Path) -> None:
     (root / "imagesTr" / "._c0.nii.gz").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"imagesTr holds 1 volume\(s\) that .*dataset\.json does not list .*c9"):
         assert taken(root).cases == 2
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_window_holds_what_resampling_makes_of_the_foreground(seed: int, tmp_path: Path) -> None:
+    """Evaluation refuses to cut foreground off, after training: of any sizes, spacings and places."""
+    draw = np.random.default_rng(seed)
+    cases = []
+    for _ in range(12):
+        shape = (*(int(size) for size in draw.integers(17, 44, 2)), 1)
+        first = draw.integers(0, 6, 2)
+        where = [(int(start), int(size - draw.integers(0, 6))) for start, size in zip(first, shape, strict=False)]
+        spacing = (*(float(mm) for mm in draw.uniform(0.5, 2.0, 2)), 6.0)
+        cases.append({"shape": shape, "spacing": spacing, "label": {1: (*where, (0, 1))}})
+    root = write(tmp_path / "d", cases)
+    found = taken(root)
+    size = found.foreground_size(found.pixel)
+    slices = load_slices(root, "all", spacing=found.pixel, progress=False)
+    check_fit(slices, size)
+    # No larger than it must be: a row or a column less would be too little, up to a tie at an edge.
+    for smaller in ((size[0] - 4, size[1]), (size[0], size[1] - 4)):
+        with pytest.raises(ValueError, match="foreground outside"):
+            check_fit(slices, smaller)
+
+
+def reunit(root: Path, unit: str, names: tuple[str, ...] = ("c0", "c1")) -> None:
+    for file in (root / part / f"{name}.nii.gz" for part in ("imagesTr", "labelsTr") for name in names):
+        image: Any = nib.load(file)
+        image.header.set_xyzt_units(unit)
+        nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj).copy(), image.affine, image.header), file)
+
+
+def test_lengths_in_another_unit_are_refused_where_they_count(tmp_path: Path) -> None:
+    """Spacings that agree need no unit; to resample others to some mm it must be known."""
+    alike = write(tmp_path / "alike", [{}, {}])
+    reunit(alike, "micron")
+    assert not taken(alike).resampled
+    assert "c0.nii.gz: its header gives lengths in micron" in str(taken(alike).not_in_mm)
+    apart = write(tmp_path / "apart", [{}, {"spacing": (0.8, 0.8, 3.0)}])
+    reunit(apart, "meter", ("c1",))
+    with pytest.raises(ValueError, match=r"c1\.nii\.gz: its header gives lengths in metre, not in mm.*resampled"):
+        taken(apart)
+    reunit(apart, "mm")
+    assert taken(apart).resampled
+
+
+def test_lengths_that_can_only_be_metres_are_named(tmp_path: Path) -> None:
+    spacings = [(4e-5, 4e-5, 1e-4), (5e-5, 4e-5, 1e-4)]
+    with pytest.raises(ValueError, match=r"c0\.nii\.gz: pixels of 4e-05 x 4e-05 mm, .* are they in metres\?"):
+        taken(write(tmp_path / "apart", [{"spacing": spacing} for spacing in spacings]))
+    assert taken(write(tmp_path / "alike", [{"spacing": spacings[0]}] * 2)).pixel == (4e-5, 4e-5)
+
+
+def test_volumes_that_would_be_cut_across_different_axes_are_mentioned(tmp_path: Path) -> None:
+    cases = [{}, {}, {"spacing": (3.0, 1.0, 1.0)}]
+    with pytest.warns(UserWarning, match=r"2 of them axial slices and 1 of them sagittal slices \(c2\.nii\.gz is sag"):
+        taken(write(tmp_path / "d", cases))
+    # The same axis of the body in another place of the file is the same plane.
+    taken(write(tmp_path / "e", [{}, {"spacing": (3.0, 1.0, 1.0), "angles": (0, 90, 0)}]))
+
+
+def test_patches_that_would_mostly_be_margin_are_mentioned(tmp_path: Path) -> None:
+    shape, content = (40, 50, 8), ((10, 30), (10, 35), (0, 8))
+    with pytest.warns(UserWarning, match="75% of a slice is empty margins .* CropForegroundd"):
+        found = taken(write(tmp_path / "d", [{"shape": shape, "content": content}] * 2))
+    assert found.margins == 0.75
+    whole = taken(write(tmp_path / "e", [{}, {}]))
+    assert whole.margins == 0.0

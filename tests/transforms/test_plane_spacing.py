@@ -85,3 +85,27 @@ def test_none_changes_nothing() -> None:
 def test_what_is_no_spacing_is_refused(spacing: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="two positive numbers of mm"):
         PlaneSpacing(spacing)
+
+
+@pytest.mark.parametrize(
+    ("unit", "length", "said"),
+    [
+        (3, 1.0, "lengths in micron"),
+        (1, 1.0, "lengths in metre"),
+        (17, 1.0, "in metre"),
+        (0, 1e-4, "are they in metres"),
+    ],
+)
+def test_lengths_that_are_no_mm_are_refused_by_the_files_name(unit: int, length: float, said: str) -> None:
+    matrix = torch.diag(torch.tensor([length, length, 3.0, 1.0], dtype=torch.float64))
+    meta = {"xyzt_units": np.array(unit, dtype=np.uint8), "filename_or_obj": "/data/a.nii"}
+    volume = MetaTensor(torch.rand(1, 6, 5, 4), affine=matrix, meta=meta)
+    with pytest.raises(ValueError, match=rf"/data/a\.nii: .*{said}.*resampled to 0\.5 x 0\.5 mm"):
+        PlaneSpacing((0.5, 0.5))(volume)
+    assert PlaneSpacing(None)(volume) is volume
+
+
+@pytest.mark.parametrize("unit", [0, 2, 10])
+def test_mm_and_an_unknown_unit_are_mm(unit: int) -> None:
+    volume = MetaTensor(torch.rand(1, 6, 5, 4), affine=torch.eye(4), meta={"xyzt_units": unit})
+    assert PlaneSpacing((0.5, 0.5))(volume).shape == (1, 12, 10, 4)
