@@ -75,7 +75,7 @@ def by_hand(file: Path, network: YOLOv5) -> list[list[float]]:
     """Boxes and scores, brought back with the numbers of the letterbox."""
     item = Letterboxd(FRAME)({"image": LoadRGBImage()(file)})
     with torch.no_grad():
-        found = decode_detections(network(item["image"][None]), conf=0.25, iou=0.45)[0]
+        found = decode_detections(network(item["image"][None]), conf=0.25, iou=0.6)[0]
     gain, left, top = item["letterbox"].tolist()
     width, height = Image.open(file).size
     rows = []
