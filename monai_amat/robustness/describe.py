@@ -27,7 +27,8 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
     """An object's class and public settings, as JSON can hold them.
 
     Modules give their settings, their children and a fingerprint of their weights; functions their name. Private
-    attributes are left out: they are state, not settings.
+    attributes are left out: they are state, not settings. MONAI's random transforms keep what they drew beside their
+    settings, so describe them before they make an item.
 
     Args:
         value: anything.
