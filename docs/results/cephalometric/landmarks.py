@@ -1,6 +1,6 @@
 """Errors of single landmarks, from the rows of the study.
 
-    python docs/results/cephalometric/landmarks.py OUTPUT_DIR/arms
+    python docs/results/cephalometric/landmarks.py OUTPUT_DIR/arms [--evaluation forwards]
 
 Prints the median error, which a landmark that was never learnt does not move, and the mean over those landmarks that
 every arm finds within 10 mm on clean images, on average.
@@ -20,7 +20,9 @@ def main() -> None:
     """Read a finished study and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arms", type=Path)
-    files = sorted(parser.parse_args().arms.glob("*/seed=0/robustness/robustness.csv"))
+    parser.add_argument("--evaluation", default="robustness")
+    given = parser.parse_args()
+    files = sorted(given.arms.glob(f"*/seed=0/{given.evaluation}/robustness.csv"))
     rows = {file.parents[2].name: pd.read_csv(file) for file in files}
     errors = {arm: table.set_index("noise_level").filter(regex=r"^error_\d+$") for arm, table in rows.items()}
     clean = pd.DataFrame({arm: table.loc[0.0].mean() for arm, table in errors.items()})
