@@ -8,9 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.cluster.hierarchy import DisjointSet
 from scipy.ndimage import gaussian_filter
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from monai_amat.data.duplicates import identical_files
@@ -56,26 +55,15 @@ def find_copies(images: Mapping[int, Path], landmarks: Mapping[int, Tensor], *, 
         [[1, 2]]
     """
     ids = sorted(images)
-    place = {number: i for i, number in enumerate(ids)}
     number_of = {path: number for number, path in images.items()}
-    pairs = [
-        (place[number_of[group[0]]], place[number_of[path]])
-        for group in identical_files(images[number] for number in ids)
-        for path in group[1:]
-    ]
-    identical = set(pairs)
-    pairs += [
-        (i, j)
-        for i, j in _near(ids, landmarks, spacing)
-        if (i, j) not in identical and picture_correlation(images[ids[i]], images[ids[j]]) > _SAME_PICTURE
-    ]
-    if not pairs:
-        return []
-    first, second = np.array(pairs).T
-    graph = coo_array((np.ones(len(pairs)), (first, second)), shape=(len(ids), len(ids)))
-    _, member = connected_components(graph, directed=False)
-    groups = [[ids[i] for i in np.flatnonzero(member == part)] for part in np.unique(member)]
-    return [group for group in groups if len(group) > 1]
+    groups = DisjointSet(ids)
+    for same in identical_files(images[number] for number in ids):
+        for path in same[1:]:
+            groups.merge(number_of[same[0]], number_of[path])
+    for one, other in _near([number for number in ids if number in landmarks], landmarks, spacing):
+        if not groups.connected(one, other) and picture_correlation(images[one], images[other]) > _SAME_PICTURE:
+            groups.merge(one, other)
+    return sorted(sorted(group) for group in groups.subsets() if len(group) > 1)
 
 
 def picture_correlation(first: str | Path, second: str | Path) -> float:
@@ -105,14 +93,13 @@ def _detail(path: Path) -> NDArray[np.float64]:
 
 
 def _near(ids: list[int], landmarks: Mapping[int, Tensor], spacing: float) -> list[tuple[int, int]]:
-    """Places in ``ids`` of pairs whose landmarks are as close as two readings of one head."""
-    known = [i for i, number in enumerate(ids) if number in landmarks]
-    if len(known) < 2:
+    """Pairs of IDs whose landmarks are as close as two readings of one head."""
+    if len(ids) < 2:
         return []
-    places = np.stack([landmarks[ids[i]].numpy() for i in known])
+    places = np.stack([landmarks[number].numpy() for number in ids])
     apart = np.linalg.norm(places[:, None] - places, axis=-1)
     # Landmarks that one of the two has not got tell nothing; where none is left, the sum is 0 of 0.
     both = ~np.isnan(apart)
     total, count = np.where(both, apart, 0).sum(axis=-1), both.sum(axis=-1)
     close = (total * spacing < _SAME_HEAD * count) & (count > 0)
-    return [(known[i], known[j]) for i, j in np.argwhere(np.triu(close, 1))]
+    return [(ids[i], ids[j]) for i, j in np.argwhere(np.triu(close, 1))]
