@@ -160,9 +160,11 @@ class Thresholds:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a thresholds file ({error}); fit it again with calibrate.json") from error
         for name, wanted in (expected or {}).items():
+            if name not in provenance:
+                continue
             # As the file would hold it: a tuple there is a list.
-            changed = list(changes(provenance.get(name), json.loads(json.dumps(wanted)), name))
-            if name in provenance and changed:
+            changed = list(changes(provenance[name], json.loads(json.dumps(wanted)), name))
+            if changed:
                 raise ValueError(
                     f"{path} was fitted with another {name} ({'; '.join(changed)}); fit it again with calibrate.json "
                     "and the settings that are trained"
