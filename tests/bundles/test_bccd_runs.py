@@ -3,84 +3,44 @@
 from __future__ import annotations
 
 import json
-import sys
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import monai.bundle
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from ignite.engine import Events
-from monai.bundle import ConfigWorkflow
-from monai.utils import set_determinism
 
-from monai_amat.data import IndexedDataset, load_voc, write_cells_phantom
+from monai_amat.data import IndexedDataset, load_voc
 from monai_amat.engines import frozen, network_fingerprint
 from monai_amat.losses import DetectionLoss
 from monai_amat.networks import YOLOv5, load_weights, save_weights
 from monai_amat.study import Study
 from monai_amat.transforms import Letterboxd, LoadRGBImage
 
-ROOT = Path(__file__).resolve().parents[2] / "bundles" / "bccd_amat"
+if TYPE_CHECKING:
+    from tests.bundles.conftest import BundleRunner
+
 TERMS = ("box", "cls", "dfl")
-SMALL: dict[str, Any] = {
-    "image_size": [64, 64],
-    "batch_size": 3,
-    "val_batch_size": 4,
-    "max_epochs": 2,
-    "train_cases": 5,
-    "val_interval": 2,
-    "attack_steps": 2,
-    "evaluation_steps": 2,
-    "noise_levels": [0.0, 1.0],
-}
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
-
-
-def files(*names: str | Path) -> list[str]:
-    inner = ("train", *names, "small")
-    return [str(name if isinstance(name, Path) else ROOT / "configs" / f"{name}.json") for name in inner]
-
-
-@contextmanager
-def contained() -> Iterator[None]:
-    """Undo what a bundle sets for its whole process."""
-    path = list(sys.path)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=UserWarning, module="monai")
-        warnings.filterwarnings("ignore", message="ξ accepts")
-        try:
-            yield
-        finally:
-            set_determinism(None)
-            sys.path[:] = path
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fourteen images, of which one each for validation and testing."""
-    return write_cells_phantom(tmp_path_factory.mktemp("data") / "cells", images=14, size=(48, 64))
 
 
 Run = Callable[..., None]
 
 
 @pytest.fixture(scope="module")
-def run(data: Path) -> Run:
+def data(bccd: BundleRunner) -> Path:
+    """Fourteen images, of which one each for validation and testing."""
+    return bccd.dataset_dir
+
+
+@pytest.fixture(scope="module")
+def run(bccd: BundleRunner) -> Run:
     """Run config files by name with values by ID; train.json comes first, small.json last."""
-
-    def start(*names: str | Path, **changes: Any) -> None:
-        values = {"bundle_root": str(ROOT), "dataset_dir": str(data), **SMALL, **changes}
-        with contained():
-            monai.bundle.run(config_file=files(*names), logging_file=False, **values)  # type: ignore[arg-type]
-
-    return start
+    return bccd.run
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +80,6 @@ def write_thresholds(folder: Path, **values: float) -> str:
     return str(folder / "thresholds.json")
 
 
-def messages(error: BaseException | None) -> str:
-    """Messages of an error and its causes."""
-    return "" if error is None else f"{error}\n{messages(error.__cause__ or error.__context__)}"
-
-
 def test_a_plain_training_leaves_its_files(std: Path) -> None:
     written = {path.relative_to(std).as_posix() for path in std.rglob("*") if path.is_file()}
     models = {f"models/{name}.pt" for name in ("model", "resume_epoch=0001", "resume_epoch=0002")}
@@ -135,15 +90,12 @@ def test_a_plain_training_leaves_its_files(std: Path) -> None:
     assert network_fingerprint(resumed) == network_fingerprint(trained(std))
 
 
-def test_thresholds_are_mean_and_two_deviations_of_each_term(std: Path, data: Path) -> None:
+def test_thresholds_are_mean_and_two_deviations_of_each_term(bccd: BundleRunner, std: Path) -> None:
     content = json.loads((std / "thresholds.json").read_text())
     network = trained(std).train()
     loss = DetectionLoss(network)
     found: dict[str, list[float]] = {name: [] for name in TERMS}
-    with contained():
-        values = {"dataset_dir": str(data), "output_dir": str(std), **SMALL}
-        workflow = ConfigWorkflow(files(), logging_file=False, bundle_root=str(ROOT), **values)
-        workflow.initialize()
+    with bccd.workflow(output_dir=str(std)) as workflow:
         dataset: IndexedDataset = workflow.parser.get_parsed_content("train#dataset")
     with frozen(network), torch.no_grad():
         for item in dataset:
@@ -155,10 +107,9 @@ def test_thresholds_are_mean_and_two_deviations_of_each_term(std: Path, data: Pa
     assert content["provenance"]["image_size"] == [64, 64]
 
 
-def test_thresholds_of_another_size_are_refused(run: Run, std: Path, tmp_path: Path) -> None:
-    with pytest.raises(Exception) as caught:
-        run("amat", output_dir=str(tmp_path), thresholds_file=str(std / "thresholds.json"), image_size=[96, 96])
-    assert "image_size" in messages(caught.value)
+def test_thresholds_of_another_size_are_refused(bccd: BundleRunner, std: Path, tmp_path: Path) -> None:
+    file = str(std / "thresholds.json")
+    assert "image_size" in bccd.failure("amat", output_dir=str(tmp_path), thresholds_file=file, image_size=[96, 96])
 
 
 @pytest.mark.parametrize("names", [("amat",), ("amat", "amat_path"), ("amat", "amat_boundary")], ids="+".join)
@@ -178,14 +129,12 @@ def test_one_term_above_its_threshold_refuses_the_noise(run: Run, term: str, tmp
     assert 0.4 < float(margins.min()) <= float(margins.max()) <= 0.5 + 1e-5
 
 
-def test_controls_and_running_thresholds(run: Run, data: Path, tmp_path: Path) -> None:
+def test_controls_and_running_thresholds(bccd: BundleRunner, run: Run, tmp_path: Path) -> None:
     file = write_thresholds(tmp_path)
     for names in (("sat", "sat_uniform"), ("sat", "sat_ramp"), ("amat", "amat_shuffled")):
-        values = {"dataset_dir": str(data), **SMALL, "thresholds_file": file, "output_dir": str(tmp_path / names[1])}
+        values = {"thresholds_file": file, "output_dir": str(tmp_path / names[1])}
         radii: list[float] = []
-        with contained():
-            workflow = ConfigWorkflow(files(*names), logging_file=False, bundle_root=str(ROOT), **values)
-            workflow.initialize()
+        with bccd.workflow(*names, **values) as workflow:
             trainer = workflow.parser.get_parsed_content("train#trainer")
             trainer.add_event_handler(
                 Events.ITERATION_COMPLETED, lambda engine, seen=radii: seen.extend(engine.prepare_batch.last.radius)
@@ -198,7 +147,7 @@ def test_controls_and_running_thresholds(run: Run, data: Path, tmp_path: Path) -
     assert state(tmp_path / "running")["objects"]["thresholds"]["steps"] == 4
 
 
-def test_a_killed_run_goes_on_to_the_same_numbers(run: Run, std: Path, tmp_path: Path) -> None:
+def test_a_killed_run_goes_on_to_the_same_numbers(bccd: BundleRunner, run: Run, std: Path, tmp_path: Path) -> None:
     settings = {"thresholds_file": str(std / "thresholds.json")}
     run("amat", output_dir=str(tmp_path / "whole"), **settings)
     kill = tmp_path / "kill.json"
@@ -206,9 +155,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(run: Run, std: Path, tmp_path:
     kill.write_text(
         json.dumps({"+imports": ["$import ignite"], "killer": "$lambda engine: 1 / 0", "+initialize": [event]})
     )
-    with pytest.raises(Exception) as caught:
-        run("amat", kill, output_dir=str(tmp_path / "parts"), **settings)
-    assert "division by zero" in messages(caught.value)
+    assert "division by zero" in bccd.failure("amat", kill, output_dir=str(tmp_path / "parts"), **settings)
     assert not (tmp_path / "parts" / "models" / "model.pt").exists()
     run("amat", output_dir=str(tmp_path / "parts"), **settings)
     whole, parts = (state(tmp_path / name) for name in ("whole", "parts"))
@@ -284,33 +231,25 @@ def test_the_attack_is_measured_against_others(run: Run, seeing: Path, tmp_path:
 
 @pytest.mark.slow
 def test_a_study_has_its_tables_and_pictures(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, std: Path
+    bccd: BundleRunner, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, std: Path
 ) -> None:
     def in_process(self: Any, arguments: Any, log: Any, environment: Any = None) -> tuple[int, str]:
         words = list(arguments)[list(arguments).index("run") + 1 :]
         values = dict(zip(words[::2], words[1::2], strict=True))
-        values["--logging_file"] = False
-        configs = json.loads(values.pop("--config_file"))
-        with contained():
-            parsed = {name[2:]: parsed_value(value) for name, value in values.items()}
-            monai.bundle.run(config_file=configs, **parsed)
+        values.pop("--logging_file", None)
+        names = [Path(file).stem for file in json.loads(values.pop("--config_file"))]
+        bccd.run(*names[1:], **{name[2:]: value for name, value in values.items()})
         return 0, ""
-
-    def parsed_value(value: Any) -> Any:
-        try:
-            return json.loads(value)
-        except (TypeError, ValueError):
-            return value
 
     monkeypatch.setattr("monai_amat.study.process.Processes.run", in_process)
     table = Study(
-        ROOT,
+        bccd.root,
         ["std", "amat:initial_weights=std"],
-        dataset_dir=data,
+        dataset_dir=bccd.dataset_dir,
         output_dir=tmp_path,
         overlays=["small"],
         values={
-            **SMALL,
+            **bccd.small,
             "max_epochs": 1,
             "section": "all",
             "test_cases": 2,
@@ -331,7 +270,7 @@ def test_a_study_has_its_tables_and_pictures(
     assert len(list(tmp_path.glob("arms/*/*/models/model.pt"))) == 2
 
 
-def test_what_cannot_be_run_is_named(run: Run, data: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_named(bccd: BundleRunner, data: Path, tmp_path: Path) -> None:
     for changes, expected in (
         ({"dataset_dir": str(tmp_path / "absent")}, "absent: no such folder; expected the Pascal VOC layout"),
         ({"classes": ["RBC", "WBC"]}, "Platelets"),
@@ -340,7 +279,5 @@ def test_what_cannot_be_run_is_named(run: Run, data: Path, tmp_path: Path) -> No
         ({"image_size": [60, 60]}, "divisible by 32"),
         ({"initial_weights": str(tmp_path / "absent.pt")}, "no checkpoint at"),
     ):
-        with pytest.raises(Exception) as caught:
-            run(output_dir=str(tmp_path / "out"), **{"train_cases": 12, **changes})
-        assert expected in messages(caught.value)
+        assert expected in bccd.failure(output_dir=str(tmp_path / "out"), **{"train_cases": 12, **changes})
     assert len(load_voc(data, "all")) == 14
