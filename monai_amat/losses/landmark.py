@@ -133,6 +133,10 @@ class HeatmapOffsetLoss(PerSampleLoss):
             raise ValueError(f"weights name {sorted(unknown)}, but the terms are {list(_TERMS)}.")
         self.heatmap = term
 
+    def extra_repr(self) -> str:
+        """The heat-map term, which tells two such losses apart."""
+        return f"heatmap={type(self.heatmap).__name__}"
+
     def terms(self, pred: Tensor, target: Tensor | Mapping[str, Any]) -> dict[str, Tensor]:
         """Heat-map term and both offset terms of each sample.
 

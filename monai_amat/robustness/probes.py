@@ -43,7 +43,7 @@ class Probe:
         parts = [_attack_text(self.attack)]
         if self.attack_loss is not None:
             weights = ", ".join(f"{name} × {weight:g}" for name, weight in self.attack_loss.weights.items())
-            parts.append(f"raising {type(self.attack_loss).__name__}" + (f" with {weights}" if weights else ""))
+            parts.append(f"raising {_loss_text(self.attack_loss)}" + (f" with {weights}" if weights else ""))
         if self.source is not None:
             parts.append(f"made on the network of weights {network_fingerprint(self.source)}")
         if self.noise_level is not None:
@@ -115,6 +115,12 @@ def standard_probes(
     probes["huge-radius"] = Probe(attack, noise_level=float(huge_radius))
     probes["clean"] = Probe(attack, noise_level=0.0)
     return probes
+
+
+def _loss_text(loss: PerSampleLoss) -> str:
+    """The loss by its name, with what it says of itself, as in ``HeatmapOffsetLoss(heatmap=HeatmapBCE)``."""
+    told = loss.extra_repr()
+    return type(loss).__name__ + (f"({told})" if told else "")
 
 
 def _attack_text(attack: Attack) -> str:

@@ -11,7 +11,7 @@ from torch import nn
 
 from monai_amat.attacks import BoundaryPGD, FullStart, InnerStart, ProjectedGradientDescent, Restarts
 from monai_amat.engines import network_fingerprint
-from monai_amat.losses import DiceCELoss
+from monai_amat.losses import DiceCELoss, HeatmapBCE, HeatmapOffsetLoss
 from monai_amat.robustness import Probe, standard_probes
 
 ATTACK = ProjectedGradientDescent(steps=100, rel_step=0.05, norm="inf", clip_range=(0.0, 1.0), amp=torch.bfloat16)
@@ -100,6 +100,10 @@ SOURCE = nn.Linear(1, 1)
         (
             Probe(ATTACK, DiceCELoss(weights={"ce": 0.0, "dice": 2}), noise_level=200.0),
             f"{Probe(ATTACK)}; raising DiceCELoss with ce × 0, dice × 2; at noise 200 whatever the table's",
+        ),
+        (
+            Probe(ATTACK, HeatmapOffsetLoss(heatmap=HeatmapBCE())),
+            f"{Probe(ATTACK)}; raising HeatmapOffsetLoss(heatmap=HeatmapBCE) with heatmap × 2",
         ),
         (
             Probe(ATTACK, source=SOURCE),
