@@ -1,5 +1,6 @@
 """Robustness: a network under attack at rising noise, from single samples to tables and pictures."""
 
+from monai_amat.robustness.attacked import Attacked, attack_each
 from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
 from monai_amat.robustness.curve import RobustnessCurve
 from monai_amat.robustness.detection_drawing import draw_boxes
@@ -36,6 +37,7 @@ from monai_amat.robustness.summary import AVERAGE, summarise
 __all__ = [
     "AVERAGE",
     "AttackStrength",
+    "Attacked",
     "DetectionExample",
     "DetectionExamples",
     "DetectionFilesHandler",
@@ -48,6 +50,7 @@ __all__ = [
     "RobustnessMetric",
     "SegmentationExamples",
     "TrainedMargins",
+    "attack_each",
     "bootstrap",
     "by_repetition",
     "choose_sample",

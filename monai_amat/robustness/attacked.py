@@ -26,12 +26,14 @@ class Attacked:
 
     Args:
         arm: the network's name.
+        epsilon: noise level.
         images: clean and noisy, ``(B, C, H, W)`` each.
         preds: the loss's ``prediction`` for either.
         target: what the images were to give.
     """
 
     arm: str
+    epsilon: float
     images: tuple[Tensor, Tensor]
     preds: tuple[Any, Any]
     target: Any
@@ -44,14 +46,37 @@ def attack_each(
     loss: PerSampleLoss,
     attack: Attack,
     epsilon: float,
-    prepare_batch: PrepareBatch | None,
-    inferer: Inferer | None,
-    device: str | torch.device | None,
+    prepare_batch: PrepareBatch | None = None,
+    inferer: Inferer | None = None,
+    device: str | torch.device | None = None,
 ) -> Iterator[Attacked]:
-    """Attack a batch under each network in turn; ``device`` None is the network's own.
+    """Attack a batch under each network in turn.
+
+    Args:
+        networks: networks by arm.
+        batch: a collated batch as the evaluator gets it; pictures show its first sample.
+        loss: what the attack raises; its ``prediction`` makes the predictions.
+        attack: the attack, as in the curve.
+        epsilon: noise level, in the units of the network's input.
+        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        inferer: how the network is applied; a plain forward by default.
+        device: where; the network's own device by default.
+
+    Yields:
+        the attacked batch, one an arm.
 
     Raises:
         ValueError: for images that are not two-dimensional.
+
+    Example:
+        >>> from monai_amat.attacks import ProjectedGradientDescent
+        >>> from monai_amat.losses import DiceCELoss
+        >>> batch = {"image": torch.rand(1, 1, 8, 8), "label": torch.zeros(1, 1, 8, 8, dtype=torch.int64)}
+        >>> attack = ProjectedGradientDescent(steps=2)
+        >>> for found in attack_each({"STD": nn.Conv2d(1, 2, 1)}, batch, loss=DiceCELoss(), attack=attack, epsilon=2.0):
+        ...     clean, noisy = found.images
+        ...     print(found.arm, round((noisy - clean).norm().item(), 3), tuple(found.preds[0].shape))
+        STD 2.0 (1, 2, 8, 8)
     """
     apply = SimpleInferer() if inferer is None else inferer
     for arm, network in networks.items():
@@ -67,4 +92,4 @@ def attack_each(
             on_clean, on_noisy = (
                 loss.prediction(apply(image, network, *args, **kwargs), target) for image in (clean, noisy)
             )
-        yield Attacked(arm, (clean, noisy), (on_clean, on_noisy), target)
+        yield Attacked(arm, float(epsilon), (clean, noisy), (on_clean, on_noisy), target)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from monai_amat.attacks import Attack
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.average_iou import MIN_SCORE, average_iou, iou_sums
 from monai_amat.metrics.detections import Decode, samples
-from monai_amat.robustness.attacked import attack_each
+from monai_amat.robustness.attacked import Attacked, attack_each
 from monai_amat.robustness.detection_drawing import class_colour
 from monai_amat.robustness.figure import NoiseWindow, new_figure, row_name, save_figure
 
@@ -57,53 +57,26 @@ class DetectionExample:
 
 
 def make_detection_examples(
-    networks: Mapping[str, nn.Module],
-    batch: Mapping[str, Any],
+    attacked: Iterable[Attacked],
     *,
-    loss: PerSampleLoss,
-    attack: Attack,
-    epsilon: float,
     classes: int,
     decode: Decode | None = None,
     min_score: float = MIN_SCORE,
-    prepare_batch: PrepareBatch | None = None,
-    inferer: Inferer | None = None,
-    device: str | torch.device | None = None,
 ) -> list[DetectionExample]:
-    """Attack the first image of a batch under each network.
+    """The first image of an attacked batch, under each network; its targets are ``(B, max_boxes, 5)``.
 
     Args:
-        networks: networks by arm.
-        batch: a collated batch, of one image by choice, as the evaluator gets it.
-        loss: what the attack raises.
-        attack: the attack, as in the curve.
-        epsilon: noise level, in the units of the network's input.
+        attacked: a batch under each network, from :func:`attack_each`.
         classes: number of classes.
         decode: makes detections of what the loss's ``prediction`` gives, where that is not detections already.
         min_score: detections below are neither shown nor counted.
-        prepare_batch: the workflow's own, whose target is ``(B, max_boxes, 5)``; MONAI's default takes ``image`` and
-            ``label``.
-        inferer: how the network is applied; a plain forward by default.
-        device: where; the network's own device by default.
 
     Returns:
         one example an arm; of an image with another number of channels than three the first is shown.
-
-    Raises:
-        ValueError: for images that are not two-dimensional.
     """
     examples = []
-    for attacked in attack_each(
-        networks,
-        batch,
-        loss=loss,
-        attack=attack,
-        epsilon=epsilon,
-        prepare_batch=prepare_batch,
-        inferer=inferer,
-        device=device,
-    ):
-        looked = [samples(pred, attacked.target, classes, decode=decode)[0] for pred in attacked.preds]
+    for one in attacked:
+        looked = [samples(pred, one.target, classes, decode=decode)[0] for pred in one.preds]
         found = []
         for sample in looked:
             rows = torch.cat([sample.found, sample.scores[:, None], sample.found_classes[:, None].float()], dim=1)
@@ -111,10 +84,10 @@ def make_detection_examples(
         ious = [average_iou(iou_sums([sample], classes, min_score=min_score)).mean.item() for sample in looked]
         examples.append(
             DetectionExample(
-                arm=attacked.arm,
-                epsilon=float(epsilon),
-                clean=_colours(attacked.images[0][0]),
-                noisy=_colours(attacked.images[1][0]),
+                arm=one.arm,
+                epsilon=one.epsilon,
+                clean=_colours(one.images[0][0]),
+                noisy=_colours(one.images[1][0]),
                 truth=torch.cat([looked[0].true_classes[:, None].float(), looked[0].true], dim=1).numpy(),
                 clean_found=found[0],
                 noisy_found=found[1],
@@ -222,17 +195,17 @@ class DetectionExamples:
         Raises:
             ValueError: when no image has any object.
         """
-        examples = make_detection_examples(
+        attacked = attack_each(
             networks,
             list_data_collate([self._choose(dataset)]),
             loss=self.loss,
             attack=self.attack,
             epsilon=self.epsilon,
-            classes=len(self.class_names),
-            decode=self.decode,
-            min_score=self.min_score,
             prepare_batch=self.prepare_batch,
             inferer=self.inferer,
+        )
+        examples = make_detection_examples(
+            attacked, classes=len(self.class_names), decode=self.decode, min_score=self.min_score
         )
         plot_detection_examples(examples, path, class_names=self.class_names)
 

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.lines import Line2D
 from monai.data import list_data_collate
 from monai.engines.utils import PrepareBatch
-from monai.inferers import Inferer
 from monai.utils import convert_to_tensor
 from torch import Tensor, nn
 
 from monai_amat.attacks import Attack
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.robustness.attacked import attack_each
+from monai_amat.robustness.attacked import Attacked, attack_each
 from monai_amat.robustness.figure import PALETTE, NoiseWindow, new_figure, row_name, save_figure, show_grey
 
 __all__ = ["LandmarkExample", "LandmarkExamples", "make_landmark_examples", "plot_landmark_examples"]
@@ -61,59 +59,35 @@ class LandmarkExample:
 
 
 def make_landmark_examples(
-    networks: Mapping[str, nn.Module],
-    batch: Mapping[str, Any],
+    attacked: Iterable[Attacked],
     *,
-    loss: PerSampleLoss,
-    attack: Attack,
-    epsilon: float,
     decode: Callable[[Tensor], Tensor],
-    prepare_batch: PrepareBatch,
-    inferer: Inferer | None = None,
-    device: str | torch.device | None = None,
 ) -> list[LandmarkExample]:
-    """Attack the first sample of a batch under each network.
+    """The first sample of an attacked batch, under each network.
 
     Args:
-        networks: networks by arm.
-        batch: a collated batch, of one sample by choice, as the evaluator gets it.
-        loss: what the attack raises.
-        attack: the attack, as in the curve.
-        epsilon: noise level, in the units of the network's input.
+        attacked: a batch under each network, from :func:`attack_each`.
         decode: landmarks ``(B, L, 2)`` in pixels of a prediction, such as
             :func:`~monai_amat.metrics.landmark_decoding.decode_landmarks` with its radius.
-        prepare_batch: the workflow's own, whose targets hold ``landmarks`` and ``spacing``.
-        inferer: how the network is applied; a plain forward by default.
-        device: where; the network's own device by default.
 
     Returns:
         one example an arm; of an image with several channels the first is shown.
 
     Raises:
-        ValueError: for images that are not two-dimensional.
         KeyError: where the targets lack landmarks or spacing.
     """
     examples = []
-    for attacked in attack_each(
-        networks,
-        batch,
-        loss=loss,
-        attack=attack,
-        epsilon=epsilon,
-        prepare_batch=prepare_batch,
-        inferer=inferer,
-        device=device,
-    ):
-        target = attacked.target
+    for one in attacked:
+        target = one.target
         for key in ("landmarks", "spacing"):
             if not isinstance(target, Mapping) or key not in target:
                 raise KeyError(f"pictures need '{key}' among the targets; add it to the targets of prepare_batch")
-        clean, noisy = attacked.images
-        preds = [pred[:1] for pred in attacked.preds]
+        clean, noisy = one.images
+        preds = [pred[:1] for pred in one.preds]
         examples.append(
             LandmarkExample(
-                arm=attacked.arm,
-                epsilon=float(epsilon),
+                arm=one.arm,
+                epsilon=one.epsilon,
                 clean=clean[0, 0].cpu().numpy(),
                 noisy=noisy[0, 0].cpu().numpy(),
                 truth=_numpy(target["landmarks"][0]),
@@ -203,16 +177,15 @@ class LandmarkExamples:
             ValueError: when no image has any landmark.
         """
         batch = list_data_collate([self._choose(dataset)])
-        examples = make_landmark_examples(
+        attacked = attack_each(
             networks,
             batch,
             loss=self.loss,
             attack=self.attack,
             epsilon=self.epsilon,
-            decode=self.decode,
             prepare_batch=self.prepare_batch,
         )
-        plot_landmark_examples(examples, path)
+        plot_landmark_examples(make_landmark_examples(attacked, decode=self.decode), path)
 
     def _choose(self, dataset: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         chosen, most = None, 0

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from monai.engines.utils import PrepareBatch
-from monai.inferers import Inferer
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from monai_amat.attacks import Attack
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.metrics.overlap import Prediction, dice, dice_counts, foreground, foreground_classes
-from monai_amat.robustness.attacked import attack_each
+from monai_amat.robustness.attacked import Attacked, attack_each
 from monai_amat.robustness.figure import PALETTE, NoiseWindow, new_figure, row_name, save_figure, show_grey
 
 __all__ = ["Example", "SegmentationExamples", "choose_sample", "make_examples", "plot_examples"]
@@ -79,60 +76,34 @@ def choose_sample(labels: Sequence[Tensor], *, num_classes: int, prediction: Pre
 
 
 def make_examples(
-    networks: Mapping[str, nn.Module],
-    batch: Mapping[str, Any],
+    attacked: Iterable[Attacked],
     *,
-    loss: PerSampleLoss,
-    attack: Attack,
-    epsilon: float,
     num_classes: int,
     prediction: Prediction = "softmax",
-    prepare_batch: PrepareBatch | None = None,
-    inferer: Inferer | None = None,
-    device: str | torch.device | None = None,
 ) -> list[Example]:
-    """Attack the first sample of a batch under each network.
+    """The first sample of an attacked batch, under each network.
 
     Args:
-        networks: networks by arm.
-        batch: a collated batch, of one sample by choice, as the evaluator gets it.
-        loss: what the attack raises.
-        attack: the attack, as in the curve.
-        epsilon: noise level, in the units of the network's input.
+        attacked: a batch under each network, from :func:`attack_each`.
         num_classes: output channels of the networks; the background among them with ``softmax``.
         prediction: what the channels are.
-        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
-        inferer: how the network is applied; a plain forward by default.
-        device: where; the network's own device by default.
 
     Returns:
         one example an arm; of an image with several channels the first is shown.
-
-    Raises:
-        ValueError: for images that are not two-dimensional.
     """
     classes = foreground_classes(num_classes, prediction)
     examples = []
-    for attacked in attack_each(
-        networks,
-        batch,
-        loss=loss,
-        attack=attack,
-        epsilon=epsilon,
-        prepare_batch=prepare_batch,
-        inferer=inferer,
-        device=device,
-    ):
-        preds = [pred[:1] for pred in attacked.preds]
-        target = attacked.target[:1]
+    for one in attacked:
+        preds = [pred[:1] for pred in one.preds]
+        target = one.target[:1]
         masks = [foreground(pred, classes, prediction=prediction)[0].cpu().numpy() for pred in preds]
         scores = [dice(dice_counts(pred, target, classes, prediction=prediction)).nanmean().item() for pred in preds]
         examples.append(
             Example(
-                arm=attacked.arm,
-                epsilon=float(epsilon),
-                clean=attacked.images[0][0, 0].cpu().numpy(),
-                noisy=attacked.images[1][0, 0].cpu().numpy(),
+                arm=one.arm,
+                epsilon=one.epsilon,
+                clean=one.images[0][0, 0].cpu().numpy(),
+                noisy=one.images[1][0, 0].cpu().numpy(),
                 truth=foreground(target, classes, prediction=prediction, truth=True)[0].cpu().numpy(),
                 clean_pred=masks[0],
                 noisy_pred=masks[1],
@@ -239,13 +210,6 @@ class SegmentationExamples:
         labels = [dataset[i]["label"] for i in range(len(dataset))]
         chosen = choose_sample(labels, num_classes=self.num_classes, prediction=self.prediction)
         batch = default_collate([dataset[chosen]])
-        examples = make_examples(
-            networks,
-            batch,
-            loss=self.loss,
-            attack=self.attack,
-            epsilon=self.epsilon,
-            num_classes=self.num_classes,
-            prediction=self.prediction,
-        )
+        attacked = attack_each(networks, batch, loss=self.loss, attack=self.attack, epsilon=self.epsilon)
+        examples = make_examples(attacked, num_classes=self.num_classes, prediction=self.prediction)
         plot_examples(examples, path, class_names=self.class_names)

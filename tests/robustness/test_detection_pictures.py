@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.robustness import DetectionExamples, make_detection_examples, plot_detection_examples
+from monai_amat.robustness import DetectionExamples, attack_each, make_detection_examples, plot_detection_examples
 
 NAMES = ("bright", "dark")
 
@@ -59,15 +59,14 @@ def batch(channels: int = 3) -> dict[str, Any]:
     return {"image": image, "label": torch.stack([target(0), target()]), "sample_seed": torch.arange(2)}
 
 
-def examples(**changes: Any) -> Any:
+def examples(min_score: float = 0.25, **changes: Any) -> Any:
     arguments: dict[str, Any] = {
         "loss": RightEdge(),
         "attack": ProjectedGradientDescent(steps=3, rel_step=0.5),
         "epsilon": 3.0,
-        "classes": 2,
-        "decode": decode,
     }
-    return make_detection_examples({"STD": Corners(1.0), "AMAT": Corners(0.9)}, batch(), **arguments | changes)
+    attacked = attack_each({"STD": Corners(1.0), "AMAT": Corners(0.9)}, batch(), **arguments | changes)
+    return make_detection_examples(attacked, classes=2, decode=decode, min_score=min_score)
 
 
 def test_examples_hold_the_attacked_image() -> None:
@@ -126,14 +125,12 @@ def test_the_grid_is_drawn_with_a_row_an_arm(tmp_path: Path) -> None:
     assert not (tmp_path / "none.png").exists()
 
 
-def test_grey_images_are_shown_grey_and_volumes_are_refused() -> None:
-    network, arguments = Corners(1.0), {"loss": RightEdge(), "attack": ProjectedGradientDescent(steps=1)}
-    grey = make_detection_examples({"a": network}, batch(1), epsilon=0.0, classes=2, decode=decode, **arguments)[0]  # type: ignore[arg-type]
+def test_grey_images_are_shown_grey() -> None:
+    attack = ProjectedGradientDescent(steps=1)
+    attacked = attack_each({"a": Corners(1.0)}, batch(1), loss=RightEdge(), attack=attack, epsilon=0.0)
+    grey = make_detection_examples(attacked, classes=2, decode=decode)[0]
     assert grey.clean.shape == (3, 16, 20)
     assert (grey.clean == grey.clean[:1]).all()
-    flat = {"image": torch.zeros(2, 16, 20), "label": batch()["label"]}
-    with pytest.raises(ValueError, match=r"images \(B, channels, H, W\)"):
-        make_detection_examples({"a": network}, flat, epsilon=0.0, classes=2, decode=decode, **arguments)  # type: ignore[arg-type]
 
 
 def test_the_image_with_every_class_and_fewest_objects_is_chosen(tmp_path: Path) -> None:

@@ -18,7 +18,13 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.robustness import LandmarkExample, LandmarkExamples, make_landmark_examples, plot_landmark_examples
+from monai_amat.robustness import (
+    LandmarkExample,
+    LandmarkExamples,
+    attack_each,
+    make_landmark_examples,
+    plot_landmark_examples,
+)
 from monai_amat.robustness.figure import PALETTE, new_figure
 from monai_amat.robustness.landmark_pictures import _points, _score
 
@@ -76,10 +82,10 @@ def examples(**changes: Any) -> list[LandmarkExample]:
         "loss": AtLandmarks(),
         "attack": ProjectedGradientDescent(steps=5, rel_step=0.4),
         "epsilon": 6.0,
-        "decode": decode,
         "prepare_batch": Prepare(),
     }
-    return make_landmark_examples({"STD": Bright(1), "AMAT": Bright(3)}, batch(), **arguments | changes)
+    attacked = attack_each({"STD": Bright(1), "AMAT": Bright(3)}, batch(), **arguments | changes)
+    return make_landmark_examples(attacked, decode=decode)
 
 
 def test_examples_hold_the_attacked_sample() -> None:
@@ -118,17 +124,6 @@ def test_score(errors: list[float], truth: list[float], text: str) -> None:
 def test_what_the_targets_need() -> None:
     with pytest.raises(KeyError, match="'spacing' among the targets; add it to the targets of prepare_batch"):
         examples(prepare_batch=Prepare("maps", "landmarks"))
-    volume = {key: value[:, :, None] if key in ("image", "maps") else value for key, value in batch().items()}
-    with pytest.raises(ValueError, match=r"images \(B, channels, H, W\)"):
-        make_landmark_examples(
-            {"STD": nn.Conv3d(3, 3, 1)},
-            volume,
-            loss=AtLandmarks(),
-            attack=ProjectedGradientDescent(steps=1),
-            epsilon=1.0,
-            decode=decode,
-            prepare_batch=Prepare(),
-        )
 
 
 def near(pixels: np.ndarray, colour: str) -> np.ndarray:

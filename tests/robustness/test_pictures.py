@@ -14,7 +14,7 @@ from torch import nn
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.losses import DiceCELoss
-from monai_amat.robustness import choose_sample, make_examples, plot_examples
+from monai_amat.robustness import attack_each, choose_sample, make_examples, plot_examples
 from monai_amat.robustness.figure import magnification
 
 
@@ -43,9 +43,9 @@ def examples(**changes: Any) -> Any:
         "loss": DiceCELoss(),
         "attack": ProjectedGradientDescent(steps=5, rel_step=0.4),
         "epsilon": 6.0,
-        "num_classes": 3,
     }
-    return make_examples({"STD": Threshold(9.0), "AMAT": Threshold(3.0)}, batch(), **arguments | changes)
+    networks = {"STD": Threshold(9.0), "AMAT": Threshold(3.0)}
+    return make_examples(attack_each(networks, batch(), **arguments | changes), num_classes=3)
 
 
 def test_the_sample_with_every_class_and_most_foreground_is_chosen() -> None:
@@ -76,7 +76,7 @@ def test_volumes_are_refused() -> None:
     network = nn.Conv3d(1, 3, 1)
     attack = ProjectedGradientDescent(steps=1)
     with pytest.raises(ValueError, match=r"images \(B, channels, H, W\)"):
-        make_examples({"STD": network}, data, loss=DiceCELoss(), attack=attack, epsilon=1.0, num_classes=3)
+        next(attack_each({"STD": network}, data, loss=DiceCELoss(), attack=attack, epsilon=1.0))
 
 
 def test_the_grid_is_drawn_with_a_row_an_arm(tmp_path: Path) -> None:
