@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     # Here, because they load torch and MONAI: --help should not wait for that.
-    from monai_amat.data import write_phantom
+    from monai_amat.data import write_cells_phantom, write_cephalogram_phantom, write_phantom
     from monai_amat.study import StepError, Study, quickstart, write_overlay
     from monai_amat.templates import new_bundle
 
@@ -69,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(
                 new_bundle(known.bundle_dir, dataset_dir=known.dataset_dir, plans=known.plans, settings=known.settings)
             )
+        elif known.command in ("phantom-cephalograms", "phantom-cells"):
+            write = write_cells_phantom if known.command == "phantom-cells" else write_cephalogram_phantom
+            print(write(known.root, images=known.images, seed=known.seed))
         else:
             print(
                 write_phantom(
@@ -142,13 +145,18 @@ def _parser() -> argparse.ArgumentParser:
         "--settings", help="hippocampus, heart or prostate, as in the paper; or a JSON file, instead of planning"
     )
 
-    phantom = commands.add_parser("phantom", help="write the built-in data set")
-    phantom.add_argument("root", help="folder to make")
+    phantom = commands.add_parser("phantom", help="write the built-in data set of volumes")
     phantom.add_argument("--volumes", type=int, default=25)
     phantom.add_argument("--channels", type=int, default=1, help="1 or 2 (%(default)s)")
     phantom.add_argument("--classes", type=int, default=2, help="1 or 2, without the background (%(default)s)")
-    phantom.add_argument("--seed", type=int, default=0)
-    for command in (quick, compare, overlay, init, phantom):
+    skulls = commands.add_parser("phantom-cephalograms", help="write the built-in data set of cephalograms")
+    cells = commands.add_parser("phantom-cells", help="write the built-in data set of blood smears")
+    for command in (skulls, cells):
+        command.add_argument("--images", type=int, default=24, help="for training, validation and test (%(default)s)")
+    for command in (phantom, skulls, cells):
+        command.add_argument("root", help="folder to make")
+        command.add_argument("--seed", type=int, default=0)
+    for command in commands.choices.values():
         command.allow_abbrev = False
     return parser
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from monai_amat import study
 from monai_amat.__main__ import main
+from monai_amat.data import load_cephalograms, load_voc
 
 
 class Recorder:
@@ -109,6 +111,7 @@ def test_quickstart_needs_nothing(recorder: Recorder) -> None:
         ([*COMPARE, "--max_epochs"], "--max_epochs needs a value"),
         (["quickstart", "stray"], "cannot read 'stray': config values are set by --id value"),
         (["phantom", "p", "--depth", "3"], r"phantom takes no ['depth']"),
+        (["phantom-cells", "p", "--volumes", "3"], r"phantom-cells takes no ['volumes']"),
     ],
 )
 def test_what_cannot_be_read_ends_with_code_2(
@@ -166,6 +169,20 @@ def test_phantom_writes_a_data_set_and_its_place(tmp_path: Path, capsys: pytest.
     assert (marker["volumes"], marker["channels"], marker["seed"]) == (1, 2, 3)
     # Another one does not go into the same folder.
     assert main([*words[:-1], "4"]) == 1
+    assert "holds a phantom of other settings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "load"), [("phantom-cephalograms", load_cephalograms), ("phantom-cells", load_voc)]
+)
+def test_phantoms_of_images(
+    command: str, load: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "phantom"
+    assert main([command, str(root), "--images", "4", "--seed", "3"]) == 0
+    assert capsys.readouterr().out.strip() == str(root)
+    assert sum(len(load(root, section)) for section in ("train", "validation", "test")) == 4
+    assert main([command, str(root), "--images", "4"]) == 1  # of another seed
     assert "holds a phantom of other settings" in capsys.readouterr().err
 
 
