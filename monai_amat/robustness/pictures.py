@@ -62,6 +62,7 @@ def choose_sample(labels: Sequence[Tensor], *, num_classes: int, prediction: Pre
         ValueError: when no sample has any foreground.
 
     Example:
+        >>> import torch
         >>> choose_sample([torch.tensor([[[1, 1, 1]]]), torch.tensor([[[0, 1, 2]]])], num_classes=3)
         1
     """
