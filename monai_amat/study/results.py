@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -68,11 +69,11 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
         write_rows(folder / "differences.csv", apart)
         write_text_whole(folder / "differences.md", table_text(apart) + "\n")
     _describe_study(plan, folder / "summary.json", seconds)
-    further = _values(parser, "further_figures") or ()
+    further: Mapping[str, str] = _value(parser, "further_figures") or {}
     _write_tables(table, folder / "table.md", further)
-    for name in further:
+    for name, label in further.items():
         xlabel = labels.get("xlabel", "noise level ε")
-        plot_curves(table, folder / f"curve_{name}.png", name=name, xlabel=xlabel)
+        plot_curves(table, folder / f"curve_{name}.png", name=name, ylabel=label, xlabel=xlabel)
     runs = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds} for arm in plan.arms}
     std = {seed: plan.folder(STD, seed) for seed in plan.seeds} if STD in plan.trained else None
     write_costs(runs, folder, std=std)
@@ -88,18 +89,31 @@ def _describe_study(plan: Plan, summary: Path, seconds: Mapping[str, float]) -> 
     content["study"] = {
         "bundle": plan.bundle.root.name,
         "data": plan.dataset_dir.name,
-        "arms": [arm.spec for arm in plan.arms],
-        "reference": plan.reference.spec,
+        "arms": [_without_folders(arm.spec, plan) for arm in plan.arms],
+        "reference": _without_folders(plan.reference.spec, plan),
         "seeds": list(plan.seeds),
         "overlays": list(plan.overlays),
         "evaluation": plan.evaluation,
-        "values": dict(plan.values),
+        "values": {key: _without_folders(str(value), plan) for key, value in plan.values.items()},
         "seconds": dict(seconds),
     }
     write_text_whole(summary, json.dumps(content, indent=2) + "\n")
 
 
-def _write_tables(table: pd.DataFrame, path: Path, further: Sequence[str]) -> None:
+def _without_folders(text: str, plan: Plan) -> str:
+    """A value with the files that it names told from the study's folder on, others by their name alone."""
+
+    def shortened(found: re.Match[str]) -> str:
+        path = Path(found[0])
+        if not path.exists():
+            return found[0]
+        root = plan.output_dir.resolve()
+        return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
+
+    return re.sub(r"(?<![^=,'\"\s\[(])/[^,'\"\s\])]+", shortened, text)
+
+
+def _write_tables(table: pd.DataFrame, path: Path, further: Iterable[str]) -> None:
     """The headline figure's table, and below it those of the figures that the bundle names beside it."""
     texts = [table_text(table), *(table_text(table, name=name) for name in further)]
     write_text_whole(path, "\n\n".join(texts) + "\n")
@@ -115,7 +129,7 @@ def _draw_margins(plan: Plan) -> None:
         if "margin_stats" not in parser or not (run / "margins.csv").is_file() or not checkpoints:
             continue
         margins = torch.load(checkpoints[-1], weights_only=True)["objects"]["margins"]["values"]
-        groups = _values(parser, "margin_stats#groups") or ["all samples"] * len(margins)
+        groups = _value(parser, "margin_stats#groups") or ["all samples"] * len(margins)
         drawn[arm.label] = TrainedMargins(pd.read_csv(run / "margins.csv"), margins, groups)
     if drawn:
         plot_margins(drawn, plan.results_dir / "margins.png")
@@ -134,10 +148,9 @@ def _draw_examples(plan: Plan, parser: ConfigParser) -> None:
     examples.draw(networks, parser.get_parsed_content("validate#dataset"), plan.results_dir / "examples.png")
 
 
-def _values(parser: ConfigParser, key: str) -> Sequence[str] | None:
-    """What a bundle names at an ID that it need not have."""
-    found: Sequence[str] | None = parser.get_parsed_content(key) if key in parser else None
-    return found
+def _value(parser: ConfigParser, key: str) -> Any:
+    """What a bundle has at an ID that it need not have."""
+    return parser.get_parsed_content(key) if key in parser else None
 
 
 def _parser(step: Step) -> ConfigParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
 
 def stamps(folder: Path) -> dict[str, int]:
     return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_summary_names_given_files_without_the_folders_above(study: Any, tmp_path: Path) -> None:
+    output = tmp_path / "study"
+    study("std", output_dir=output / "start").run()
+    weights = output / "start" / "arms" / "std" / "seed=0" / "models" / "model.pt"
+    elsewhere = shutil.copy(weights, tmp_path / "mine.pt")
+    values = {"initial_weights": str(weights), "noise_label": "ε / pixel, not /a/file"}
+    study(f"sat:epsilon=1,initial_weights={elsewhere}", output_dir=output, values=values).run()
+    told = json.loads((output / "summary.json").read_text())["study"]
+    assert told["arms"] == ["sat:epsilon=1,initial_weights=mine.pt"]
+    assert told["reference"] == told["arms"][0]
+    assert told["values"]["initial_weights"] == "start/arms/std/seed=0/models/model.pt"
+    assert told["values"]["noise_label"] == values["noise_label"]
 
 
 def test_a_second_evaluation_reuses_the_networks_and_lies_beside_the_first(
