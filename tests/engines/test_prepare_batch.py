@@ -1,83 +1,32 @@
+"""The doubled batch of adversarial training: noise, radii, extra inputs, the network's state."""
+
 from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from monai.data import MetaTensor, list_data_collate
-from monai.engines import SupervisedEvaluator
+from monai.data import MetaTensor
 from monai.engines.utils import PrepareBatch, PrepareBatchExtraInput
-from monai.inferers import SlidingWindowInferer
 from torch import Tensor, nn
 
 from monai_amat.attacks import BoundaryPGD, Linf, ProjectedGradientDescent, Restarts
-from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchNoisy, evaluating, frozen
-from monai_amat.losses import DiceCELoss, PerSample, PerSampleLoss
+from monai_amat.engines import evaluating, frozen
+from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import Absolute, Relative, SampleMargins
-
-LOSS = DiceCELoss(smooth=1.0)
-PGD = ProjectedGradientDescent(steps=3, rel_step=0.5)
-
-
-class Net(nn.Module):
-    """A small segmentation network that counts its forwards."""
-
-    def __init__(self, *layers: nn.Module, channels: int = 1, spatial: int = 2) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        conv: Any = nn.Conv2d if spatial == 2 else nn.Conv3d
-        self.body = nn.Sequential(conv(channels, 4, 3, padding=1), *layers, nn.LeakyReLU(), conv(4, 2, 1))
-        self.forwards: list[tuple[bool, int]] = []
-
-    def forward(self, image: Tensor) -> Tensor:
-        self.forwards.append((self.training, len(image)))
-        return self.body(image)
-
-
-def instance_net() -> Net:
-    return Net(nn.InstanceNorm2d(4, affine=True))
-
-
-def batch_net() -> Net:
-    """Its running statistics are far from any batch's, so that the two modes differ."""
-    network = Net(nn.BatchNorm2d(4))
-    norm = network.body[1]
-    assert isinstance(norm, nn.BatchNorm2d)
-    norm.running_mean = torch.tensor([0.3, -0.2, 0.1, 0.5])
-    norm.running_var = torch.tensor([0.5, 2.0, 1.5, 0.7])
-    return network
-
-
-def batch(count: int = 4, shape: tuple[int, ...] = (8, 8), **extra: Any) -> dict[str, Any]:
-    source = torch.Generator().manual_seed(3)
-    return {
-        "image": torch.randn(count, 1, *shape, generator=source),
-        "label": torch.randint(0, 2, (count, 1, *shape), generator=source).float(),
-        "sample_id": torch.arange(count),
-        "sample_seed": 1000 + torch.arange(count),
-        **extra,
-    }
-
-
-def rows(of: dict[str, Any], chosen: list[int]) -> dict[str, Any]:
-    return {key: value[chosen] for key, value in of.items()}
-
-
-def adversarial(network: nn.Module | None = None, **settings: Any) -> PrepareBatchAdversarial:
-    given: dict[str, Any] = {"loss": LOSS, "attack": PGD, "radius": 1.5, **settings}
-    return PrepareBatchAdversarial(network=instance_net() if network is None else network, **given)
-
-
-def noisy_half(prepare: PrepareBatchAdversarial, of: dict[str, Any]) -> Tensor:
-    inputs = prepare(of)[0]
-    return inputs[len(inputs) // 2 :]
-
-
-def last_of(prepare: Any) -> Any:
-    assert prepare.last is not None
-    return prepare.last
-
+from tests.engines.preparing import (
+    LOSS,
+    PGD,
+    Gained,
+    Net,
+    adversarial,
+    batch,
+    batch_net,
+    instance_net,
+    last_of,
+    noisy_half,
+    rows,
+)
 
 # ------------------------------------------------------------------ what comes out
 
@@ -170,17 +119,6 @@ def test_the_networks_device_and_type_arguments_reach_the_inner_prepare_batch() 
 
 
 # ------------------------------------------------------------------ trees
-
-
-class Gained(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(1)
-        self.layer = nn.Conv2d(1, 2, 3, padding=1)
-
-    def forward(self, image: Tensor, gain: Tensor, shift: Tensor | None = None) -> Tensor:
-        value = self.layer(image) * gain[:, None, None, None]
-        return value if shift is None else value + shift[:, None, None, None]
 
 
 @pytest.mark.parametrize("keys", [["gain", "shift"], {"gain": "gain", "shift": "shift"}])
@@ -393,207 +331,3 @@ def test_boundary_attacks_follow_the_acceptance() -> None:
     assert bool((noisy[easy] < xi + 1e-4).all())
     torch.testing.assert_close(last.noise_norm[~easy], torch.tensor([0.25]))
     assert not last.result.all_accepted.any()
-
-
-# ------------------------------------------------------------------ evaluation under attack
-
-
-def noisy(network: nn.Module, epsilon: float = 1.5, **settings: Any) -> PrepareBatchNoisy:
-    return PrepareBatchNoisy(**{"network": network, "loss": LOSS, "attack": PGD, "epsilon": epsilon, **settings})
-
-
-def test_an_evaluator_sees_only_the_noisy_image() -> None:
-    network, of = batch_net().train(), batch()
-    prepare = noisy(network)
-    seen: list[Tensor] = []
-    evaluator = SupervisedEvaluator(torch.device("cpu"), [of], network, prepare_batch=prepare, decollate=False)
-    evaluator.add_event_handler("ITERATION_COMPLETED", lambda engine: seen.append(engine.state.output["image"]))
-    with torch.no_grad():
-        evaluator.run()
-    (image,) = seen
-    assert torch.equal(image, last_of(prepare).noisy)
-    torch.testing.assert_close((image - of["image"]).flatten(1).norm(dim=1), torch.full((4,), 1.5))
-    with evaluating(network), torch.no_grad():
-        assert bool((LOSS(network(image), of["label"]) > LOSS(network(of["image"]), of["label"])).all())
-    assert last_of(prepare).ids.tolist() == [0, 1, 2, 3]
-
-
-def test_the_attack_is_on_the_network_in_eval_mode_and_leaves_its_modes() -> None:
-    network, of = batch_net().train(), batch()
-    network.body[2].eval()
-    network.body[0].requires_grad_(False)
-    state = {name: value.clone() for name, value in network.state_dict().items()}
-    modes = [module.training for module in network.modules()]
-    asked = [parameter.requires_grad for parameter in network.parameters()]
-    noisy(network)(of)
-    assert {training for training, _ in network.forwards} == {False}
-    assert [module.training for module in network.modules()] == modes
-    assert [parameter.requires_grad for parameter in network.parameters()] == asked
-    assert all(torch.equal(value, state[name]) for name, value in network.state_dict().items())
-
-
-def test_modes_are_back_after_an_error_in_the_attack() -> None:
-    network = batch_net().train()
-    of = batch()
-    of["image"][0, 0, 0, 0] = float("nan")
-    for prepare in (noisy(network), adversarial(network)):
-        with pytest.raises(ValueError, match="samples \\[0\\] of the batch hold NaN"):
-            prepare(of)
-        assert all(module.training for module in network.modules())
-        assert all(parameter.requires_grad for parameter in network.parameters())
-
-
-@pytest.mark.parametrize("make", [instance_net, batch_net])
-def test_no_noise_is_the_clean_image_and_costs_nothing(make: Any) -> None:
-    network, of = make(), batch()
-    inputs, target = noisy(network, epsilon=0.0)(of)
-    assert torch.equal(inputs, of["image"])
-    assert target is of["label"]
-    assert network.forwards == []
-
-
-@pytest.mark.parametrize("around", [torch.no_grad, torch.inference_mode])
-def test_gradients_are_on_inside_whatever_is_off_outside(around: Any) -> None:
-    network = Net()
-    loss = DiceCELoss(activation="sigmoid", smooth=1.0)  # its backward needs the target itself
-    expected, _ = noisy(network, loss=loss)({**batch(), "label": batch()["label"].repeat(1, 2, 1, 1)})
-    with around():
-        of = {**batch(), "label": batch()["label"].repeat(1, 2, 1, 1)}  # as a loader inside would make it
-        inputs, target = noisy(network, loss=loss)(of)
-    assert target is of["label"]
-    torch.testing.assert_close(inputs, expected)
-
-
-def test_metadata_is_kept_sample_by_sample() -> None:
-    items = [
-        {
-            "image": MetaTensor(
-                torch.randn(1, 8, 8), affine=torch.eye(4) * (number + 1), meta={"name": f"case_{number}"}
-            ),
-            "label": MetaTensor(torch.ones(1, 8, 8)),
-        }
-        for number in range(3)
-    ]
-    of = list_data_collate(items)
-    inputs, target = noisy(instance_net())(of)
-    assert isinstance(inputs, MetaTensor)
-    assert isinstance(target, MetaTensor)
-    assert inputs.is_batch
-    for number in range(3):
-        one: Any = inputs[number]
-        assert one.meta["name"] == f"case_{number}"
-        torch.testing.assert_close(one.affine, torch.eye(4, dtype=torch.float64) * (number + 1))
-    assert not torch.equal(inputs.as_tensor(), of["image"].as_tensor())
-
-
-def test_evaluation_noise_follows_from_the_image_where_nothing_else_is_given() -> None:
-    of = {key: value for key, value in batch(5).items() if not key.startswith("sample")}
-    prepare = noisy(instance_net())
-    whole = prepare(of)[0]
-    assert last_of(prepare).ids is None
-    order = [3, 1, 4, 0, 2]
-    torch.testing.assert_close(prepare(rows(of, order))[0], whole[order])
-    torch.testing.assert_close(torch.cat([prepare(rows(of, [row]))[0] for row in range(5)]), whole)
-    start = noisy(instance_net(), attack=ProjectedGradientDescent(steps=0))(of)[0] - of["image"]
-    assert len({tuple(noise.flatten().tolist()) for noise in start}) == 5
-
-
-def test_extra_inputs_stay_as_they_are_under_evaluation() -> None:
-    of = batch(gain=torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    inputs, target, args, kwargs = noisy(Gained(), prepare_batch=PrepareBatchExtraInput("gain"))(of)
-    assert inputs.shape == (4, 1, 8, 8)
-    assert target is of["label"]
-    assert len(args) == 1
-    assert args[0] is of["gain"]
-    assert kwargs == {}
-
-
-def test_the_inferer_of_the_workflow_serves_the_attack() -> None:
-    network = Net()
-    inferer = SlidingWindowInferer(roi_size=(8, 8), sw_batch_size=4, overlap=0.0)
-    inputs, _ = noisy(network, inferer=inferer)(batch(2, (8, 16)))
-    assert {count for _, count in network.forwards} == {4}  # two windows of two images
-    assert not torch.equal(inputs, batch(2, (8, 16))["image"])
-
-
-# ------------------------------------------------------------------ what is refused
-
-
-def test_losses_that_are_not_per_sample_are_refused() -> None:
-    for make in (adversarial, lambda **settings: noisy(instance_net(), **settings)):
-        with pytest.raises(TypeError, match=r"CrossEntropyLoss is not a PerSampleLoss.*PerSample\(loss\)"):
-            make(loss=nn.CrossEntropyLoss())
-        make(loss=PerSample(nn.MSELoss()))
-
-
-@pytest.mark.parametrize("wrong", [-1.0, float("nan"), float("inf")])
-def test_impossible_radii_are_refused(wrong: float) -> None:
-    with pytest.raises(ValueError, match="radius must be finite and not negative"):
-        adversarial(radius=wrong)
-    with pytest.raises(ValueError, match="epsilon must be finite and not negative"):
-        noisy(instance_net(), epsilon=wrong)
-
-
-@pytest.mark.parametrize("wrong", ["2.5", None, object()])
-def test_a_radius_is_a_number_or_goes_by_id(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="radius must be a number or an object with a radius by sample ID"):
-        adversarial(radius=wrong)
-
-
-def test_numbers_of_any_kind_are_radii() -> None:
-    expected = adversarial(radius=2)(batch())[0]
-    for radius in (2.0, np.float32(2.0), np.int64(2)):
-        assert torch.equal(adversarial(radius=radius)(batch())[0], expected)
-
-
-def test_attacks_that_follow_a_boundary_need_one_and_are_not_for_evaluation() -> None:
-    for attack in (BoundaryPGD(), Restarts(BoundaryPGD(), 2)):
-        with pytest.raises(ValueError, match="follows the acceptance boundary: give acceptance="):
-            adversarial(attack=attack)
-    with pytest.raises(ValueError, match="BoundaryPGD stops at a boundary and cannot be used for evaluation"):
-        noisy(instance_net(), attack=BoundaryPGD())
-
-
-def test_thresholds_must_be_for_the_judged_terms() -> None:
-    with pytest.raises(ValueError, match=r"for the terms \['dice'\], but DiceCELoss is judged on \['total'\]"):
-        adversarial(acceptance=Absolute({"dice": 1.0, "total": 1.0}))
-
-
-def test_margins_need_ids() -> None:
-    of = batch()
-    prepare = adversarial(radius=SampleMargins(4, 1.0))
-    with pytest.raises(KeyError, match=r"no 'sample_id'.*IndexedDataset"):
-        prepare({key: of[key] for key in ("image", "label")})
-    with pytest.raises(KeyError, match="no 'sample_id'"):
-        prepare((of["image"], of["label"]))
-    with pytest.raises(ValueError, match="4 samples but 3 values under 'sample_id'"):
-        prepare({**of, "sample_id": torch.arange(3)})
-    with pytest.raises(IndexError, match=r"0 … 3, got 1 … 4"):
-        prepare({**of, "sample_id": torch.arange(1, 5)})
-
-
-@pytest.mark.parametrize(
-    ("given", "error", "message"),
-    [
-        ((torch.zeros(2, 1, 8, 8), None), ValueError, r"must return \(inputs, targets"),
-        (torch.zeros(2, 1, 8, 8), ValueError, r"must return \(inputs, targets"),
-        ((torch.zeros(2, 1, 8, 8),) * 3, ValueError, r"must return \(inputs, targets"),
-        (([torch.zeros(2)], torch.zeros(2)), TypeError, "one input tensor, got list"),
-        ((torch.zeros(2, 1, 8, 8), torch.zeros(3, 1, 8, 8)), ValueError, r"first sizes are \[2, 3\]"),
-        ((torch.zeros(0, 1, 8, 8), torch.zeros(0, 1, 8, 8)), ValueError, "the batch holds no sample"),
-        ((torch.zeros(2, 1, 8, 8).long(), torch.zeros(2, 1, 8, 8)), TypeError, "floating-point inputs"),
-    ],
-)
-def test_what_an_attack_cannot_use_is_named(given: Any, error: type[Exception], message: str) -> None:
-    class Inner(PrepareBatch):
-        def __call__(self, batchdata: Any, *_: Any, **__: Any) -> Any:
-            return given
-
-    for prepare in (adversarial(prepare_batch=Inner()), noisy(instance_net(), prepare_batch=Inner())):
-        with pytest.raises(error, match=message):
-            prepare({})
-
-
-def test_as_many_seeds_as_samples() -> None:
-    with pytest.raises(ValueError, match="4 samples need as many seeds, got 3"):
-        adversarial()({**batch(), "sample_seed": torch.arange(3)})

@@ -1,3 +1,5 @@
+"""Killed and resumed runs end like whole ones; their files are whole."""
+
 from __future__ import annotations
 
 import logging
@@ -5,127 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
 from ignite.engine import Engine, Events
-from monai.data import CacheDataset, DataLoader
-from monai.engines import SupervisedTrainer
-from monai.handlers import LrScheduleHandler
-from monai.transforms import Compose, EnsureTyped, RandFlipd, RandGaussianNoised
 from torch import nn
-from torch.utils.data import IterableDataset
 
-from monai_amat.data.indexed import IndexedDataset
-from monai_amat.data.sampler import SeededSampler
-from monai_amat.handlers.epoch_seed import EpochSeedHandler
-from monai_amat.handlers.gradient_clip import GradientClipHandler
-from monai_amat.handlers.non_finite_guard import NonFiniteGuard
-from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
-
-DATA = [{"image": np.random.RandomState(i).rand(1, 8, 8).astype(np.float32), "label": np.ones(1)} for i in range(8)]
-
-
-class KilledError(Exception):
-    """Stands for a kill in the middle of an epoch."""
-
-
-class KillAt:
-    def __init__(self, iteration: int) -> None:
-        self.iteration = iteration
-
-    def attach(self, engine: Engine) -> None:
-        engine.add_event_handler(Events.ITERATION_COMPLETED, self)
-
-    def __call__(self, engine: Engine) -> None:
-        if engine.state.iteration == self.iteration:
-            raise KilledError
-
-
-class Run:
-    """A small training with all that is random in one: crops of noise, dropout, order, loader workers."""
-
-    def __init__(
-        self,
-        folder: Path,
-        *handlers: Any,
-        epochs: int = 4,
-        width: int = 2,
-        workers: int = 0,
-        persistent: bool = False,
-        batch: int = 2,
-        start: int = 0,
-        optimizer: type[torch.optim.Optimizer] = torch.optim.Adam,
-        settings: dict[str, Any] | None = None,
-        **trainer: Any,
-    ) -> None:
-        torch.manual_seed(start)
-        network = nn.Sequential(
-            nn.Conv2d(1, width, 3), nn.BatchNorm2d(width), nn.Dropout(0.3), nn.Flatten(), nn.Linear(36 * width, 1)
-        )
-        transform = Compose(
-            [EnsureTyped(("image", "label"), dtype=torch.float32), RandGaussianNoised("image", prob=0.5)]
-        )
-        dataset = IndexedDataset(
-            CacheDataset(DATA, Compose([transform, RandFlipd("image", prob=0.5)]), progress=False), seed=1
-        )
-        self.loader = DataLoader(
-            dataset,
-            sampler=SeededSampler(8, num_samples=12, seed=1),
-            batch_size=batch,
-            num_workers=workers,
-            persistent_workers=persistent,
-        )
-        self.network = network
-        self.optimizer = optimizer(network.parameters(), lr=0.05)  # type: ignore[call-arg]
-        self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, gamma=0.7)
-        self.guard = NonFiniteGuard()
-        objects = {"scheduler": self.scheduler, "guard": self.guard}
-        self.checkpoint = ResumeCheckpoint(folder, **{"objects": objects, **(settings or {})})
-        self.engine = SupervisedTrainer(
-            "cpu",
-            epochs,
-            self.loader,
-            network,
-            self.optimizer,
-            nn.MSELoss(),
-            # Listed ahead of the scheduler on purpose.
-            train_handlers=[
-                self.checkpoint,
-                EpochSeedHandler(1),
-                GradientClipHandler(1.0),
-                self.guard,
-                LrScheduleHandler(self.scheduler, print_lr=False),  # type: ignore[arg-type]
-                *handlers,
-            ],
-            **trainer,
-        )
-
-    def run(self) -> Run:
-        self.engine.run()
-        # Persistent workers that are left to the cyclic garbage collector cost it five seconds each.
-        self.loader._iterator = None
-        return self
-
-    def killed(self) -> Run:
-        with pytest.raises(KilledError):
-            self.run()
-        self.loader._iterator = None
-        return self
-
-    def ends_like(self, other: Run) -> bool:
-        mine, theirs = self.network.state_dict(), other.network.state_dict()
-        moments = zip(self.optimizer.state.values(), other.optimizer.state.values(), strict=True)
-        return (
-            all(torch.equal(value, theirs[name]) for name, value in mine.items())
-            and all(torch.equal(a[name], b[name]) for a, b in moments for name in a)
-            and self.scheduler.state_dict() == other.scheduler.state_dict()
-        )
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+from tests.handlers.resuming import KillAt, Run, names
 
 
 @pytest.fixture(scope="module")
@@ -284,127 +172,6 @@ def test_file_holds_plain_things_only(tmp_path: Path) -> None:
     assert payload["objects"]["network"]._metadata["1"] == {"version": nn.BatchNorm2d._version}
 
 
-# --------------------------------------------------------------- files of other runs
-
-
-def refused(match: str, folder: Path, **other: Any) -> None:
-    with pytest.raises(RuntimeError, match=match) as error:
-        Run(folder, **other).run()
-    assert "resume_epoch=0001.pt" in str(error.value)
-
-
-class Margins:
-    """Refuses the state of another data set, as the margins do."""
-
-    def __init__(self, fingerprint: str) -> None:
-        self.fingerprint = fingerprint
-
-    def state_dict(self) -> dict[str, str]:
-        return {"fingerprint": self.fingerprint}
-
-    def load_state_dict(self, state: dict[str, str]) -> None:
-        if state["fingerprint"] != self.fingerprint:
-            raise ValueError("margins belong to another data set")
-
-
-def test_files_of_other_runs_are_refused_by_name(tmp_path: Path) -> None:
-    Run(tmp_path, epochs=1).run()
-    refused("made with 6 iterations an epoch, this run has 4", tmp_path, batch=3)
-    refused(
-        r"another architecture of 'network'.*0\.weight: \(2, 1, 3, 3\) there, \(3, 1, 3, 3\) here", tmp_path, width=3
-    )
-    refused(r"cannot restore 'optimizer'.*no SGD", tmp_path, optimizer=torch.optim.SGD)
-    refused(r"lacks nothing, and holds \['guard', 'scheduler'\]", tmp_path, settings={"objects": None})
-    margins = {"margins": Margins("a")}
-    refused(r"lacks \['margins'\], and holds \['guard', 'scheduler'\]", tmp_path, settings={"objects": margins})
-
-
-def test_another_data_set_is_refused(tmp_path: Path) -> None:
-    settings = {"objects": {"margins": Margins("a")}, "fingerprint": "a"}
-    Run(tmp_path, epochs=1, settings=settings).run()
-    refused("another data set .fingerprint a, here b", tmp_path, settings={**settings, "fingerprint": "b"})
-    other = {"objects": {"margins": Margins("b")}, "fingerprint": None}
-    refused("cannot restore 'margins': margins belong to another data set", tmp_path, settings=other)
-
-
-def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
-    torch.save({"format": 2}, tmp_path / "resume_epoch=0001.pt")
-    refused("no checkpoint of format 1", tmp_path)
-
-
-# ----------------------------------------------------------------------- settings
-
-
-class Odd:
-    def __init__(self, state: Any) -> None:
-        self.state = state
-
-    def state_dict(self) -> Any:
-        return self.state
-
-    def load_state_dict(self, state: Any) -> None:
-        self.state = state
-
-
-def test_state_that_needs_code_to_load_is_refused_before_training(tmp_path: Path) -> None:
-    odd = Odd({"history": [1, {"path": Path("x")}]})
-    with pytest.raises(TypeError, match=r"Path at odd\['history'\]\[1\]\['path'\]"):
-        Run(tmp_path, settings={"objects": {"odd": odd}}).run()
-    assert names(tmp_path) == []
-
-
-def test_numpy_numbers_are_saved_as_pythons(tmp_path: Path) -> None:
-    first = Odd({"best": np.float64(0.5), 3: (np.int64(2), None, True, "text", torch.ones(2))})
-    Run(tmp_path, epochs=1, settings={"objects": {"odd": first}}).run()
-    second = Odd(None)
-    second.state = {}
-    Run(tmp_path, epochs=1, settings={"objects": {"odd": second}}).run()
-    assert second.state["best"] == 0.5
-    assert second.state[3][:4] == (2, None, True, "text")
-
-
-@pytest.mark.parametrize(
-    "scheduler",
-    [
-        lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]),
-        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9),
-        lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
-        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9),
-        lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
-            optimizer, [torch.optim.lr_scheduler.ConstantLR(optimizer)] * 2, [2]
-        ),
-    ],
-)
-def test_torch_schedulers_can_be_saved(tmp_path: Path, scheduler: Any) -> None:
-    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters())
-    objects = {"scheduler": scheduler(optimizer)}
-    Run(tmp_path, epochs=1, settings={"objects": objects}).run()
-    Run(tmp_path, epochs=1, settings={"objects": objects}).run()
-
-
-def test_objects_are_checked(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"objects\['bad'\] is a int"):
-        ResumeCheckpoint(tmp_path, {"bad": 3})
-    with pytest.raises(ValueError, match=r"objects\['network'\]"):
-        ResumeCheckpoint(tmp_path, {"network": nn.Linear(1, 1)})
-    with pytest.raises(ValueError, match="every=0"):
-        ResumeCheckpoint(tmp_path, every=0)
-
-
-def test_loader_without_length_is_refused(tmp_path: Path) -> None:
-    class Stream(IterableDataset):
-        def __iter__(self) -> Iterator[dict]:
-            return iter(())
-
-    network = nn.Linear(1, 1)
-    engine = SupervisedTrainer(
-        "cpu", 1, DataLoader(Stream()), network, torch.optim.SGD(network.parameters(), 0.1), nn.MSELoss()
-    )
-    ResumeCheckpoint(tmp_path).attach(engine)
-    with pytest.raises(ValueError, match="no length"):
-        engine.run()
-
-
 # ----------------------------------------------------------- wrappers, scaler, ranks
 
 
@@ -485,14 +252,3 @@ def test_other_ranks_wait_and_write_nothing(tmp_path: Path, monkeypatch: pytest.
     Run(tmp_path, epochs=2, batch=1).run()
     assert waited == [True, True]
     assert names(tmp_path) == []
-
-
-def test_a_run_under_other_settings_is_refused(tmp_path: Path) -> None:
-    """Two arms that share a folder by mistake have the same objects, data and epoch length."""
-    Run(tmp_path, epochs=1, settings={"settings": {"arm": "sat", "epsilon": 5.0}}).engine.run()
-    other = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 10.0}})
-    with pytest.raises(RuntimeError, match=r"other settings \(epsilon: 5\.0 there, 10\.0 here\)"):
-        other.engine.run()
-    same = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 5.0}})
-    same.engine.run()
-    assert same.checkpoint.resumed_from is not None

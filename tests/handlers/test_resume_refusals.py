@@ -1,0 +1,149 @@
+"""Checkpoints of other runs, and objects that cannot be saved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data import DataLoader
+from monai.engines import SupervisedTrainer
+from torch import nn
+from torch.utils.data import IterableDataset
+
+from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
+from tests.handlers.resuming import Run, names
+
+# --------------------------------------------------------------- files of other runs
+
+
+def refused(match: str, folder: Path, **other: Any) -> None:
+    with pytest.raises(RuntimeError, match=match) as error:
+        Run(folder, **other).run()
+    assert "resume_epoch=0001.pt" in str(error.value)
+
+
+class Margins:
+    """Refuses the state of another data set, as the margins do."""
+
+    def __init__(self, fingerprint: str) -> None:
+        self.fingerprint = fingerprint
+
+    def state_dict(self) -> dict[str, str]:
+        return {"fingerprint": self.fingerprint}
+
+    def load_state_dict(self, state: dict[str, str]) -> None:
+        if state["fingerprint"] != self.fingerprint:
+            raise ValueError("margins belong to another data set")
+
+
+def test_files_of_other_runs_are_refused_by_name(tmp_path: Path) -> None:
+    Run(tmp_path, epochs=1).run()
+    refused("made with 6 iterations an epoch, this run has 4", tmp_path, batch=3)
+    refused(
+        r"another architecture of 'network'.*0\.weight: \(2, 1, 3, 3\) there, \(3, 1, 3, 3\) here", tmp_path, width=3
+    )
+    refused(r"cannot restore 'optimizer'.*no SGD", tmp_path, optimizer=torch.optim.SGD)
+    refused(r"lacks nothing, and holds \['guard', 'scheduler'\]", tmp_path, settings={"objects": None})
+    margins = {"margins": Margins("a")}
+    refused(r"lacks \['margins'\], and holds \['guard', 'scheduler'\]", tmp_path, settings={"objects": margins})
+
+
+def test_another_data_set_is_refused(tmp_path: Path) -> None:
+    settings = {"objects": {"margins": Margins("a")}, "fingerprint": "a"}
+    Run(tmp_path, epochs=1, settings=settings).run()
+    refused("another data set .fingerprint a, here b", tmp_path, settings={**settings, "fingerprint": "b"})
+    other = {"objects": {"margins": Margins("b")}, "fingerprint": None}
+    refused("cannot restore 'margins': margins belong to another data set", tmp_path, settings=other)
+
+
+def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
+    torch.save({"format": 2}, tmp_path / "resume_epoch=0001.pt")
+    refused("no checkpoint of format 1", tmp_path)
+
+
+# ----------------------------------------------------------------------- settings
+
+
+class Odd:
+    def __init__(self, state: Any) -> None:
+        self.state = state
+
+    def state_dict(self) -> Any:
+        return self.state
+
+    def load_state_dict(self, state: Any) -> None:
+        self.state = state
+
+
+def test_state_that_needs_code_to_load_is_refused_before_training(tmp_path: Path) -> None:
+    odd = Odd({"history": [1, {"path": Path("x")}]})
+    with pytest.raises(TypeError, match=r"Path at odd\['history'\]\[1\]\['path'\]"):
+        Run(tmp_path, settings={"objects": {"odd": odd}}).run()
+    assert names(tmp_path) == []
+
+
+def test_numpy_numbers_are_saved_as_pythons(tmp_path: Path) -> None:
+    first = Odd({"best": np.float64(0.5), 3: (np.int64(2), None, True, "text", torch.ones(2))})
+    Run(tmp_path, epochs=1, settings={"objects": {"odd": first}}).run()
+    second = Odd(None)
+    second.state = {}
+    Run(tmp_path, epochs=1, settings={"objects": {"odd": second}}).run()
+    assert second.state["best"] == 0.5
+    assert second.state[3][:4] == (2, None, True, "text")
+
+
+@pytest.mark.parametrize(
+    "scheduler",
+    [
+        lambda optimizer: torch.optim.lr_scheduler.MultiStepLR(optimizer, [1, 2]),
+        lambda optimizer: torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=0.1, total_steps=9),
+        lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer),
+        lambda optimizer: torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: 0.9),
+        lambda optimizer: torch.optim.lr_scheduler.SequentialLR(
+            optimizer, [torch.optim.lr_scheduler.ConstantLR(optimizer)] * 2, [2]
+        ),
+    ],
+)
+def test_torch_schedulers_can_be_saved(tmp_path: Path, scheduler: Any) -> None:
+    optimizer = torch.optim.AdamW(nn.Linear(1, 1).parameters())
+    objects = {"scheduler": scheduler(optimizer)}
+    Run(tmp_path, epochs=1, settings={"objects": objects}).run()
+    Run(tmp_path, epochs=1, settings={"objects": objects}).run()
+
+
+def test_objects_are_checked(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match=r"objects\['bad'\] is a int"):
+        ResumeCheckpoint(tmp_path, {"bad": 3})
+    with pytest.raises(ValueError, match=r"objects\['network'\]"):
+        ResumeCheckpoint(tmp_path, {"network": nn.Linear(1, 1)})
+    with pytest.raises(ValueError, match="every=0"):
+        ResumeCheckpoint(tmp_path, every=0)
+
+
+def test_loader_without_length_is_refused(tmp_path: Path) -> None:
+    class Stream(IterableDataset):
+        def __iter__(self) -> Iterator[dict]:
+            return iter(())
+
+    network = nn.Linear(1, 1)
+    engine = SupervisedTrainer(
+        "cpu", 1, DataLoader(Stream()), network, torch.optim.SGD(network.parameters(), 0.1), nn.MSELoss()
+    )
+    ResumeCheckpoint(tmp_path).attach(engine)
+    with pytest.raises(ValueError, match="no length"):
+        engine.run()
+
+
+def test_a_run_under_other_settings_is_refused(tmp_path: Path) -> None:
+    """Two arms that share a folder by mistake have the same objects, data and epoch length."""
+    Run(tmp_path, epochs=1, settings={"settings": {"arm": "sat", "epsilon": 5.0}}).engine.run()
+    other = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 10.0}})
+    with pytest.raises(RuntimeError, match=r"other settings \(epsilon: 5\.0 there, 10\.0 here\)"):
+        other.engine.run()
+    same = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 5.0}})
+    same.engine.run()
+    assert same.checkpoint.resumed_from is not None
