@@ -30,6 +30,10 @@ arms --arms $all --noise_levels "$levels"
 # Lower ones, where STD falls: 0, 0.5 and 2 at 320x320 pixels.
 arms --arms $all --evaluation low_noise --noise_levels "[0.0, 0.25, 1.0]"
 
+# The attack raising the class term alone, which takes more cells away. With worst.py, the stronger of both by image.
+arms --arms $all --evaluation class_attack --noise_levels "[0.0, 2.5, 5.0]" --curve#attack_loss \
+    '{"_target_": "monai_amat.losses.DetectionLoss", "network": "@initial_network", "weights": {"box": 0.0, "dfl": 0.0}}'
+
 # Stronger attacks on three of the networks.
 arms --arms std sat:2.5 amat --noise_levels "$levels" --strength
 arms --arms $all --noise_levels "$levels"
