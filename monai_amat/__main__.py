@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     # Here, because they load torch and MONAI: --help should not wait for that.
     from monai_amat.data import write_cells_phantom, write_cephalogram_phantom, write_phantom
-    from monai_amat.study import StepError, Study, quickstart, write_overlay
+    from monai_amat.study import StepError, Study, next_step, quickstart, write_overlay
     from monai_amat.templates import new_bundle
 
     try:
@@ -52,19 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         elif values:
             parser.error(f"{known.command} takes no {sorted(values)}")
         elif known.command == "overlay":
-            write_overlay(
+            overlay = write_overlay(
                 known.kind,
                 known.config_file,
                 known.output,
                 epsilon=known.epsilon,
                 steps=known.steps,
+                clip_range=known.clip_range,
                 noise_levels=known.noise_levels,
                 num_classes=known.num_classes,
+                prediction=known.prediction,
                 checkpoint=known.checkpoint,
                 trainer=known.trainer,
                 evaluator=known.evaluator,
             )
-            print(f"{known.output}: give it last in --config_file")
+            print(next_step(known.config_file, known.output, overlay))
         elif known.command == "init":
             print(
                 new_bundle(known.bundle_dir, dataset_dir=known.dataset_dir, plans=known.plans, settings=known.settings)
@@ -129,10 +131,38 @@ def _parser() -> argparse.ArgumentParser:
     overlay.add_argument("kind", choices=("sat", "amat", "robustness"))
     overlay.add_argument("--config_file", nargs="+", required=True, help="the bundle's configuration, in order")
     overlay.add_argument("--output", required=True, help="JSON file to write")
-    overlay.add_argument("--epsilon", type=float, default=5.0, help="ε of SAT, Δ of AMAT (%(default)s)")
+    overlay.add_argument(
+        "--epsilon",
+        type=float,
+        default=5.0,
+        help="ε of SAT, Δ of AMAT: L2 over an image or patch as the network gets it (%(default)s)",
+    )
     overlay.add_argument("--steps", type=int, default=20, help="attack steps (%(default)s)")
-    overlay.add_argument("--noise_levels", nargs="+", type=float, default=[0.0, 1.0, 2.0, 5.0], help="of the curve")
-    overlay.add_argument("--num_classes", type=int, help="output channels of the network, for robustness")
+    overlay.add_argument(
+        "--clip_range",
+        nargs=2,
+        type=float,
+        metavar=("LOW", "HIGH"),
+        help="range of an image's values as the network gets them, which noise does not leave; none by default",
+    )
+    overlay.add_argument(
+        "--noise_levels",
+        nargs="+",
+        type=float,
+        default=[0.0, 1.0, 2.0, 5.0],
+        help="of the curve, measured as ε (%(default)s)",
+    )
+    overlay.add_argument(
+        "--num_classes",
+        type=int,
+        help="output channels of the network, for robustness; with softmax the background too",
+    )
+    overlay.add_argument(
+        "--prediction",
+        choices=("softmax", "sigmoid"),
+        default="softmax",
+        help="sigmoid where each channel stands for itself (%(default)s)",
+    )
     overlay.add_argument("--checkpoint", help="trained weights, for robustness")
     overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (%(default)s)")
     overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (%(default)s)")

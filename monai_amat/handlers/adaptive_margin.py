@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,6 +18,8 @@ from monai_amat.handlers.ranks import is_distributed
 from monai_amat.margins import MarginRule, RunningThresholds, SampleMargins
 
 __all__ = ["AdaptiveMarginHandler", "Visits"]
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,7 @@ class AdaptiveMarginHandler:
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._judge)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._move)
+        engine.add_event_handler(Events.COMPLETED, self._complain)
 
     def attached_to(self, engine: Any) -> bool:
         """Whether it moves margins in this trainer already."""
@@ -184,3 +188,12 @@ class AdaptiveMarginHandler:
             self.margins.update_epoch(ids, accepted, norms, self.rule)
             self._epoch = []
         self.visits = replace(visits, after=self.margins[visits.ids].double())
+
+    def _complain(self, engine: Any) -> None:
+        if self.running is not None and not self.acceptance.ready:
+            _logger.warning(
+                "No margin has moved: the thresholds' warm-up takes %d steps and training ended after %d of them, so "
+                "that it was training with one fixed noise level. Train longer, or shorten the warmup.",
+                self.running.warmup,
+                self.running.steps,
+            )

@@ -54,7 +54,8 @@ def foreground_classes(num_classes: int, prediction: Prediction) -> int:
     if classes < 1:
         raise ValueError(
             f"num_classes={num_classes} with prediction={prediction!r} leaves no foreground class; num_classes counts "
-            "the network's output channels, the background among them with 'softmax'"
+            "the network's output channels, the background among them with 'softmax'; a network of one channel is "
+            "measured with prediction='sigmoid'"
         )
     return classes
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-__all__ = ["write_overlay"]
+__all__ = ["next_step", "write_overlay"]
 
 KINDS = ("sat", "amat", "robustness")
+# The paper's margins end at four to six times Δ.
+_CAP = 5
 
 
 def write_overlay(
@@ -20,8 +22,10 @@ def write_overlay(
     *,
     epsilon: float = 5.0,
     steps: int = 20,
+    clip_range: Sequence[float] | None = None,
     noise_levels: Sequence[float] = (0.0, 1.0, 2.0, 5.0),
     num_classes: int | None = None,
+    prediction: str = "softmax",
     checkpoint: str | Path | None = None,
     trainer: str = "train#trainer",
     evaluator: str = "validate#evaluator",
@@ -29,18 +33,24 @@ def write_overlay(
     """Read a bundle's configuration and write the overlay that fits it.
 
     The overlay wraps the data set so that samples have IDs, makes the loss per sample, and puts the attack into
-    ``prepare_batch``; everything else stays the bundle's. ξ is kept while training (``RunningThresholds``), so that no
-    clean network is needed first. Give it last: ``--config_file "['train.json', 'overlay.json']"``.
+    ``prepare_batch``; everything else stays the bundle's, but for the folders of its ``CheckpointSaver``: weights go
+    into one named ``kind`` within, so that the network that is there stays. ξ is kept while training
+    (``RunningThresholds``), so that no clean network is needed first; margins wait for a tenth of the training and end
+    at 5 Δ. What is in the overlay's ``amat`` can be set at the start of a run, as ``--amat#max_margin 20``.
 
     Args:
         kind: ``sat`` or ``amat`` for training, ``robustness`` for the curve of a trained network.
         config_files: the configuration the overlay will lie on, in order.
         output: JSON file to write.
-        epsilon: noise level of SAT, Δ of AMAT, in the units of the network's input.
+        epsilon: noise level of SAT, Δ of AMAT: L2 over an image or patch as the network gets it, in its units.
         steps: attack steps.
-        noise_levels: levels of the curve.
-        num_classes: output channels of the network, background among them; needed for ``robustness``.
-        checkpoint: the trained weights; needed for ``robustness``.
+        clip_range: lowest and highest value of an image as the network gets it, which noise does not leave; None where
+            there is no such range, for instance after normalisation by mean and standard deviation.
+        noise_levels: levels of the curve, measured as ``epsilon``.
+        num_classes: output channels of the network, background among them with ``softmax``; needed for
+            ``robustness``.
+        prediction: ``softmax`` where channels exclude each other, ``sigmoid`` where each stands for itself.
+        checkpoint: the trained weights, or a reference such as ``@ckpt``; needed for ``robustness``.
         trainer: id of the trainer.
         evaluator: id of the evaluator, for ``robustness``.
 
@@ -48,31 +58,67 @@ def write_overlay(
         what was written.
 
     Raises:
+        FileNotFoundError: for a checkpoint that is not there.
         ValueError: for another kind, or a configuration without the parts that are needed, named.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     parser = ConfigParser()
     parser.read_config([str(file) for file in config_files])
+    attack: dict[str, Any] = {
+        "_target_": "monai_amat.attacks.ProjectedGradientDescent",
+        "steps": steps,
+        "rel_step": (5 if kind == "robustness" else 4) / steps,
+        "clip_range": None if clip_range is None else list(clip_range),
+    }
     if kind == "robustness":
-        overlay = _curve(parser, evaluator, trainer, steps, list(noise_levels), num_classes, checkpoint)
+        if num_classes is None:
+            raise ValueError(
+                "robustness needs num_classes: how many channels the network puts out, background among them; with "
+                "prediction='sigmoid' there is none"
+            )
+        metric = {"_target_": "monai_amat.metrics.DiceIndices", "num_classes": num_classes, "prediction": prediction}
+        overlay = _curve(parser, evaluator, trainer, attack, list(noise_levels), metric, _weights(checkpoint))
     else:
-        overlay = _training(kind, parser, trainer, epsilon, steps)
+        overlay = _training(kind, parser, trainer, epsilon, attack)
     ConfigParser.export_config_file(overlay, str(output), indent=4)
     return overlay
 
 
-def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, steps: int) -> dict[str, Any]:
+def next_step(config_files: Sequence[str | Path], output: str | Path, overlay: dict[str, Any]) -> str:
+    """What to do with an overlay, in words: the command, and where its results go."""
+    files = ",".join(f"'{file}'" for file in (*config_files, output))
+    parts = overlay["amat"]
+    if "curve" in parts:
+        where = f"the curve goes to {parts['curve']['output_dir']}; one folder a network: --amat#curve#output_dir"
+    else:
+        savers = [str(value) for key, value in overlay.items() if key.endswith("#save_dir")]
+        where = f"weights go to {', '.join(savers) or 'where the bundle writes them'}"
+        where += f"; to go on after a kill: {parts['resume']['save_dir']}"
+    return (
+        f'{output} is laid over the configuration:\n  python -m monai.bundle run --config_file "[{files}]"\n'
+        f"with what else the bundle is run with; {where}."
+    )
+
+
+def _weights(checkpoint: str | Path | None) -> str:
+    if checkpoint is None:
+        raise ValueError("robustness needs checkpoint: the file of the trained weights")
+    text = str(checkpoint)
+    if text.startswith("@"):
+        return text
+    if not Path(text).is_file():
+        raise FileNotFoundError(f"checkpoint {text}: there is no such file; give the trained weights")
+    return repr(text)
+
+
+def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, attack: dict[str, Any]) -> dict[str, Any]:
     engine = _part(parser, trainer, "the trainer")
     loader = _reference(engine, "train_data_loader", trainer)
     own = _part(parser, loader, "its data loader")
     dataset = f"{loader}#dataset"
     prepare = f"{trainer}#prepare_batch"
-    attack: dict[str, Any] = {
-        "_target_": "monai_amat.attacks.ProjectedGradientDescent",
-        "steps": steps,
-        "rel_step": 4 / steps,
-    }
+    folder = f"$@output_dir + '/{kind}_resume'" if "output_dir" in parser else f"{kind}_resume"
     parts: dict[str, Any] = {
         "epsilon": epsilon,
         "loss": {"_target_": "monai_amat.losses.PerSample", "loss": engine.get("loss_function")},
@@ -88,11 +134,17 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, ste
         "epoch_seed": {"_target_": "monai_amat.handlers.EpochSeedHandler"},
         "resume": {
             "_target_": "monai_amat.handlers.ResumeCheckpoint",
-            "save_dir": f"$@output_dir + '/{kind}_resume'" if "output_dir" in parser else f"{kind}_resume",
+            "save_dir": folder,
             "objects": {},
-            "settings": {"kind": kind, "epsilon": epsilon, "steps": steps},
+            "settings": {
+                "kind": kind,
+                "epsilon": "@amat#epsilon",
+                "steps": "@amat#attack#steps",
+                "clip_range": "@amat#attack#clip_range",
+            },
         },
     }
+    handlers = ["handler", "epoch_seed", "resume"]
     if kind == "sat":
         parts["handler"] = {
             "_target_": "monai_amat.handlers.AdversarialOutputHandler",
@@ -100,46 +152,84 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, ste
         }
     else:
         attack["random_start"] = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat#epsilon"}
-        parts["margins"] = {
-            "_target_": "monai_amat.margins.SampleMargins",
-            "size": f"$len(@{dataset})",
-            "initial": "@amat#epsilon",
-            "fingerprint": f"$@{dataset}.fingerprint",
-        }
-        parts["thresholds"] = {"_target_": "monai_amat.margins.RunningThresholds", "warmup": 100}
-        parts["acceptance"] = {"_target_": "monai_amat.margins.Absolute", "thresholds": "@amat#thresholds"}
-        parts["prepare_batch"] |= {"radius": "@amat#margins", "acceptance": "@amat#acceptance"}
-        parts["handler"] = {
-            "_target_": "monai_amat.handlers.AdaptiveMarginHandler",
-            "prepare_batch": f"@{prepare}",
-            "rule": {"_target_": "monai_amat.margins.PaperRule", "step": "@amat#epsilon"},
-            "running": "@amat#thresholds",
-        }
-        parts["resume"]["objects"] = {"margins": "@amat#margins", "thresholds": "@amat#thresholds"}
-    # Attached by initialize, not through the list of handlers: bundles slice that list by rank.
-    attach = [f"$@amat#{name}.attach(@{trainer})" for name in ("handler", "epoch_seed", "resume")]
+        length = f"(@{trainer}#epoch_length or len(@{loader}))" if "epoch_length" in engine else f"len(@{loader})"
+        _adapt(parts, trainer, loader, f"$max(1, @{trainer}#max_epochs * {length} // 10)", folder)
+        handlers.insert(1, "margin_stats")
     return {
         "amat": parts,
         dataset: {"_target_": "monai_amat.data.IndexedDataset", "dataset": _required(own, "dataset", loader)},
         f"{trainer}#loss_function": "@amat#loss",
         prepare: "@amat#prepare_batch",
-        ("+initialize" if "initialize" in parser else "initialize"): attach,
+        **{f"{saver}#save_dir": _within(own_folder, kind) for saver, own_folder in _savers(parser.get(), "")},
+        # Attached by initialize, not through the list of handlers: bundles slice that list by rank.
+        ("+initialize" if "initialize" in parser else "initialize"): [
+            f"$@amat#{name}.attach(@{trainer})" for name in handlers
+        ],
     }
+
+
+def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, folder: str) -> None:
+    """Every sample's own margin in the place of ε."""
+    table = f"{folder} + '/margins.csv'" if folder.startswith("$") else f"{folder}/margins.csv"
+    parts |= {
+        "max_margin": f"${_CAP} * @amat#epsilon",
+        "warmup": warmup,
+        "margins": {
+            "_target_": "monai_amat.margins.SampleMargins",
+            "size": f"$len(@{loader}#dataset)",
+            "initial": "@amat#epsilon",
+            "fingerprint": f"$@{loader}#dataset.fingerprint",
+        },
+        "thresholds": {"_target_": "monai_amat.margins.RunningThresholds", "warmup": "@amat#warmup"},
+        "acceptance": {"_target_": "monai_amat.margins.Absolute", "thresholds": "@amat#thresholds"},
+        "handler": {
+            "_target_": "monai_amat.handlers.AdaptiveMarginHandler",
+            "prepare_batch": f"@{trainer}#prepare_batch",
+            "rule": {
+                "_target_": "monai_amat.margins.PaperRule",
+                "step": "@amat#epsilon",
+                "max_margin": "@amat#max_margin",
+            },
+            "running": "@amat#thresholds",
+        },
+        "margin_stats": {
+            "_target_": "monai_amat.handlers.MarginStatsHandler",
+            "margins": "@amat#handler",
+            "path": table,
+        },
+    }
+    parts["prepare_batch"] |= {"radius": "@amat#margins", "acceptance": "@amat#acceptance"}
+    parts["resume"]["objects"] = {"margins": "@amat#margins", "thresholds": "@amat#thresholds"}
+    parts["resume"]["settings"] |= {"max_margin": "@amat#max_margin", "warmup": "@amat#warmup"}
+
+
+def _savers(content: Any, key: str) -> Iterator[tuple[str, str]]:
+    """IDs of the savers of checkpoints in a configuration, and their folders."""
+    if isinstance(content, dict):
+        folder = content.get("save_dir")
+        if str(content.get("_target_", "")).endswith("CheckpointSaver") and isinstance(folder, str):
+            yield key, folder
+    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
+    for name, part in items:
+        yield from _savers(part, f"{key}#{name}" if key else str(name))
+
+
+def _within(folder: str, name: str) -> str:
+    """A folder of a configuration with one more name: a path, a reference or an expression."""
+    if folder.startswith("$"):
+        return f"$({folder[1:]}) + '/{name}'"
+    return f"${folder} + '/{name}'" if folder.startswith("@") else f"{folder}/{name}"
 
 
 def _curve(
     parser: ConfigParser,
     evaluator: str,
     trainer: str,
-    steps: int,
+    attack: dict[str, Any],
     noise_levels: list[float],
-    num_classes: int | None,
-    checkpoint: str | Path | None,
+    metric: dict[str, Any],
+    weights: str,
 ) -> dict[str, Any]:
-    if num_classes is None:
-        raise ValueError("robustness needs num_classes: how many channels the network puts out, background among them")
-    if checkpoint is None:
-        raise ValueError("robustness needs checkpoint: the file of the trained weights")
     engine = _part(parser, evaluator, "the evaluator")
     network = engine.get("network")
     if not isinstance(network, str) or not network.startswith("@"):
@@ -153,16 +243,12 @@ def _curve(
         "amat": {
             "curve": {
                 "_target_": "monai_amat.robustness.RobustnessCurve",
-                "network": f"$monai_amat.networks.load_weights({network}, {str(checkpoint)!r})",
+                "network": f"$monai_amat.networks.load_weights({network}, {weights})",
                 "data_loader": f"@{loader}",
                 "loss": {"_target_": "monai_amat.losses.PerSample", "loss": loss},
-                "attack": {
-                    "_target_": "monai_amat.attacks.ProjectedGradientDescent",
-                    "steps": steps,
-                    "rel_step": 5 / steps,
-                },
+                "attack": attack,
                 "noise_levels": noise_levels,
-                "metric": {"_target_": "monai_amat.metrics.DiceIndices", "num_classes": num_classes},
+                "metric": metric,
                 "output_dir": "$@output_dir + '/robustness'" if "output_dir" in parser else "robustness",
                 "group_key": "sample_id",
                 "extra_keys": [],
@@ -181,7 +267,10 @@ def _curve(
 def _part(parser: ConfigParser, key: str, what: str) -> dict[str, Any]:
     content = parser.get(key)
     if not isinstance(content, dict):
-        raise ValueError(f"the configuration has no '{key}', where {what} is looked for; name its id")
+        raise ValueError(
+            f"the configuration has no '{key}', where {what} is looked for; name its id, and give the configuration "
+            "of the training"
+        )
     return content
 
 

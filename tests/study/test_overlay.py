@@ -64,8 +64,8 @@ def foreign(tmp_path: Path) -> Path:
     return file
 
 
-def workflow(*files: Path) -> ConfigWorkflow:
-    made = ConfigWorkflow([str(file) for file in files], workflow_type=None, logging_file=None)
+def workflow(*files: Path, **changed: Any) -> ConfigWorkflow:
+    made = ConfigWorkflow([str(file) for file in files], workflow_type=None, logging_file=None, **changed)
     made.initialize()
     return made
 
@@ -80,11 +80,83 @@ def test_foreign_bundle_trains_adversarially(foreign: Path, kind: str) -> None:
     run.run()
     last = inner.last
     assert last is not None and last.ids is not None and set(last.ids.tolist()) <= set(range(6))
-    assert torch.allclose(last.noise_norm, torch.full((3,), 5.0), atol=1e-3)
+    assert torch.allclose(last.noise_norm, last.radius, atol=1e-3)
+    # Margins wait for one step, a tenth of four, so that some have grown by Δ before the last.
+    assert set(last.radius.tolist()) == ({5.0} if kind == "sat" else {5.0, 10.0})
     assert trainer.state.epoch == 2
     assert list((foreign.parent / "out" / f"{kind}_resume").glob("resume_epoch=*.pt"))
     if kind == "amat":
         assert isinstance(inner.radius, SampleMargins) and len(inner.radius) == 6
+
+
+def test_margins_move_after_a_tenth_of_the_training_and_end_at_the_cap(foreign: Path, caplog: Any) -> None:
+    # The paper's rule where every noise is accepted: thresholds above any loss.
+    overlay = foreign.with_name("amat.json")
+    write_overlay("amat", [foreign], overlay, epsilon=0.5, steps=2, clip_range=(0.0, 5.0))
+    run = workflow(foreign, overlay, **{"train#trainer#max_epochs": 20, "amat#thresholds#k": 1000.0})
+    trainer = run.parser.get_parsed_content("train#trainer")
+    run.run()
+    assert run.parser.get_parsed_content("amat#warmup") == 4  # of 40 steps
+    margins = trainer.prepare_batch.radius
+    assert margins.values.max() == pytest.approx(2.5)
+    assert margins.values.max() > 1.0
+    assert trainer.prepare_batch.last.noisy.min() >= 0.0
+    table = pd.read_csv(foreign.parent / "out" / "amat_resume" / "margins.csv")
+    assert len(table) == 20 and table["mean"].iloc[1] == 0.5 < table["mean"].iloc[-1]
+    assert "No margin has moved" not in caplog.text
+
+
+def test_a_warm_up_longer_than_the_training_is_said(foreign: Path, caplog: Any) -> None:
+    overlay = foreign.with_name("amat.json")
+    write_overlay("amat", [foreign], overlay, steps=1)
+    workflow(foreign, overlay, **{"amat#warmup": 100}).run()
+    assert "the thresholds' warm-up takes 100 steps and training ended after 4 of them" in caplog.text
+
+
+def test_the_bundles_own_weights_stay(foreign: Path, tmp_path: Path) -> None:
+    content = json.loads(foreign.read_text())
+    saver = {"_target_": "CheckpointSaver", "save_dict": {"model": "@network"}, "save_final": True}
+    content["ckpt_dir"] = str(tmp_path / "models")
+    content["train"]["trainer"]["train_handlers"] = [
+        {"_target_": "StatsHandler"},
+        {**saver, "save_dir": "@ckpt_dir", "final_filename": "model.pt"},
+        {**saver, "save_dir": "$@ckpt_dir + '/more'", "final_filename": "model.pt"},
+        {**saver, "save_dir": str(tmp_path / "plain"), "final_filename": "model.pt"},
+    ]
+    foreign.write_text(json.dumps(content))
+    overlay = foreign.with_name("sat.json")
+    write_overlay("sat", [foreign], overlay, steps=1)
+    workflow(foreign, overlay).run()
+    written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("model.pt")}
+    assert written == {"models/sat/model.pt", "models/more/sat/model.pt", "plain/sat/model.pt"}
+
+
+def test_the_command_line_says_what_comes_next(foreign: Path, capsys: Any) -> None:
+    out = foreign.with_name("x.json")
+    assert main(["overlay", "amat", "--config_file", str(foreign), "--output", str(out), "--clip_range", "0", "1"]) == 0
+    said = capsys.readouterr().out
+    assert f"--config_file \"['{foreign}','{out}']\"" in said
+    assert "amat_resume" in said
+    assert json.loads(out.read_text())["amat"]["attack"]["clip_range"] == [0.0, 1.0]
+    weights = foreign.with_name("model.pt")
+    weights.touch()
+    more = ["--num_classes", "1", "--prediction", "sigmoid", "--checkpoint", str(weights)]
+    assert main(["overlay", "robustness", "--config_file", str(foreign), "--output", str(out), *more]) == 0
+    assert "one folder a network: --amat#curve#output_dir" in capsys.readouterr().out
+    assert json.loads(out.read_text())["amat"]["curve"]["metric"]["prediction"] == "sigmoid"
+
+
+def test_networks_of_one_channel_are_attacked(foreign: Path, tmp_path: Path) -> None:
+    content = json.loads(foreign.read_text())
+    content["network_def"]["out_channels"] = 1
+    content["loss"] = {"_target_": "monai.losses.DiceCELoss", "sigmoid": True}
+    foreign.write_text(json.dumps(content))
+    save_weights(workflow(foreign).parser.get_parsed_content("network_def"), tmp_path / "model.pt")
+    overlay = foreign.with_name("attack.json")
+    given: dict[str, Any] = {"steps": 1, "noise_levels": [0.0, 1.0], "checkpoint": tmp_path / "model.pt"}
+    write_overlay("robustness", [foreign], overlay, num_classes=1, prediction="sigmoid", **given)
+    workflow(foreign, overlay).run()
+    assert len(pd.read_csv(foreign.parent / "out" / "robustness" / "robustness.csv")) == 12
 
 
 def test_foreign_bundle_is_attacked(foreign: Path, tmp_path: Path) -> None:
@@ -118,6 +190,8 @@ def test_errors_name_what_is_missing(foreign: Path, tmp_path: Path) -> None:
         write_overlay("robustness", [foreign], tmp_path / "x.json")
     with pytest.raises(ValueError, match="needs checkpoint"):
         write_overlay("robustness", [foreign], tmp_path / "x.json", num_classes=2)
+    with pytest.raises(FileNotFoundError, match=r"nothere\.pt: there is no such file"):
+        write_overlay("robustness", [foreign], tmp_path / "x.json", num_classes=2, checkpoint="nothere.pt")
     with pytest.raises(ValueError, match="kind must be one of"):
         write_overlay("std", [foreign], tmp_path / "x.json")
     content = json.loads(foreign.read_text())
