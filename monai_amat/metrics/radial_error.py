@@ -15,7 +15,7 @@ from monai_amat.metrics.landmark_decoding import decode_landmarks
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LandmarkErrors", "RadialErrors", "landmark_errors", "pooled", "radial_error"]
+__all__ = ["LandmarkErrors", "RadialErrors", "landmark_errors", "point_errors", "pooled", "radial_error"]
 
 
 class LandmarkErrors(NamedTuple):
@@ -97,13 +97,29 @@ def landmark_errors(
             f"radial errors need the target's {missing}, but it holds {sorted(map(str, target))}; "
             "name them in the targets of PrepareBatchTargets"
         )
-    height, width = pred.shape[2:]
-    spacing = target["spacing"].as_subclass(Tensor).to(pred.device).double()
-    points = decode_landmarks(pred, relative_radius * height)
-    error = radial_error(points, target["landmarks"], spacing)
-    there = target["landmarks"].as_subclass(Tensor).to(pred.device).isfinite().all(-1)
+    points = decode_landmarks(pred, relative_radius * pred.shape[2])
+    return point_errors(points, target["landmarks"], target["spacing"], size=pred.shape[2:])
+
+
+def point_errors(points: Tensor, landmarks: Tensor, spacing: Tensor, *, size: Sequence[int]) -> LandmarkErrors:
+    """Measure decoded points; one that is NaN counts as wrong by the diagonal, see :func:`landmark_errors`.
+
+    Args:
+        points: ``(B, L, 2)`` in pixels, (y, x), NaN where a heat map had no peak.
+        landmarks: ``(B, L, 2)``, NaN where there is no truth.
+        spacing: ``(B, 2)``, mm per pixel along (y, x).
+        size: height and width of the image in pixels.
+
+    Example:
+        >>> found = torch.tensor([[[3.0, 4.0], [torch.nan, torch.nan]]])
+        >>> point_errors(found, torch.zeros(1, 2, 2), torch.ones(1, 2), size=(30, 40)).error.tolist()
+        [[5.0, 50.0]]
+    """
+    error = radial_error(points, landmarks, spacing)
+    there = landmarks.as_subclass(Tensor).to(points.device).isfinite().all(-1)
     no_peak = there & points.isnan().any(-1)
-    diagonal = (spacing * spacing.new_tensor([height, width])).norm(dim=-1)
+    steps = spacing.as_subclass(Tensor).to(points.device).double()
+    diagonal = (steps * steps.new_tensor(size)).norm(dim=-1)
     return LandmarkErrors(torch.where(no_peak, diagonal[:, None], error), no_peak)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection, LineCollection
 from matplotlib.lines import Line2D
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import Attack
 from monai_amat.losses.base import PerSampleLoss
+from monai_amat.metrics.radial_error import LandmarkErrors, point_errors
 from monai_amat.robustness.attacked import Attacked, attack_each
 from monai_amat.robustness.figure import PALETTE, NoiseWindow, new_figure, row_name, save_figure, show_grey
 
@@ -53,9 +55,10 @@ class LandmarkExample:
     noisy_pred: np.ndarray
     spacing: np.ndarray
 
-    def errors(self, pred: np.ndarray) -> np.ndarray:
-        """Radial errors ``(L,)`` in mm; NaN where there is no truth or no prediction."""
-        return np.asarray(np.linalg.norm((pred - self.truth) * self.spacing, axis=-1))
+    def errors(self, pred: np.ndarray) -> LandmarkErrors:
+        """Radial errors ``(1, L)`` as the MRE has them."""
+        points, truth, spacing = (torch.from_numpy(values)[None] for values in (pred, self.truth, self.spacing))
+        return point_errors(points, truth, spacing, size=self.clean.shape)
 
 
 def make_landmark_examples(
@@ -102,8 +105,9 @@ def make_landmark_examples(
 def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path) -> None:
     """Draw the grid: clean image, noise magnified, noisy image, landmarks found in the clean and in the noisy image.
 
-    Each true landmark has circles of 2 and 4 mm around it and a line to the predicted one. All rows share one grey
-    window and one magnification, which is written above the noise.
+    Each true landmark has circles of 2 and 4 mm around it and a line to the predicted one. Above stands the mean radial
+    error of this image, as in the MRE of the tables. All rows share one grey window and one magnification, which is
+    written above the noise.
 
     Args:
         examples: one a row.
@@ -129,7 +133,7 @@ def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path
             (clean_pred, example.clean, example.clean_pred, "clean"),
             (noisy_pred, example.noisy, example.noisy_pred, "noisy"),
         ):
-            show_grey(axes, image, low, high, f"on {name}: {_score(example.errors(pred), example.truth)}")
+            show_grey(axes, image, low, high, f"on {name}: {_score(example.errors(pred))}")
             _points(axes, example, pred)
         clean.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [
@@ -226,7 +230,7 @@ def _points(axes: Axes, example: LandmarkExample, pred: np.ndarray) -> None:
         )
         axes.add_collection(circles)
     axes.plot(truth[:, 0], truth[:, 1], "+", color=_TRUTH, markersize=4, markeredgewidth=0.8)
-    both = np.isfinite(example.errors(pred))
+    both = np.isfinite(example.truth - pred).all(axis=-1)
     lines = np.stack([example.truth[both], pred[both]], axis=1)[..., ::-1]
     axes.add_collection(LineCollection(list(lines), colors=_PREDICTION, linewidths=0.8))
     axes.plot(pred[:, 1], pred[:, 0], ".", color=_PREDICTION, markersize=3)
@@ -234,9 +238,8 @@ def _points(axes: Axes, example: LandmarkExample, pred: np.ndarray) -> None:
     axes.set_ylim(example.clean.shape[0] - 0.5, -0.5)
 
 
-def _score(errors: np.ndarray, truth: np.ndarray) -> str:
+def _score(errors: LandmarkErrors) -> str:
     """Mean error, and how many landmarks were not found at all."""
-    known = np.isfinite(truth).all(axis=-1)
-    lost = int((known & ~np.isfinite(errors)).sum())
-    mean = "undefined" if not np.isfinite(errors).any() else f"{np.nanmean(errors):.2f} mm"
+    lost = int(errors.no_peak.sum())
+    mean = "undefined" if errors.error.isnan().all() else f"{errors.error.nanmean():.2f} mm"
     return f"{mean}, {lost} not found" if lost else mean

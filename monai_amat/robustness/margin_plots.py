@@ -8,13 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
 
 __all__ = ["TrainedMargins", "plot_margins"]
 
-_BINS = 24
+_BINS = range(24, 48)
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ def plot_margins(
         raise ValueError("no arm with margins to draw")
     names = sorted({name for arm in arms.values() for name in arm.groups})
     colours = {name: PALETTE[i % len(PALETTE)] for i, name in enumerate(names)}
-    top = max(float(arm.values.max()) for arm in arms.values())
+    top = max(float(arm.values.max()) for arm in arms.values()) or 1.0
     figure = new_figure(9.0, 2.6 * len(arms) + 0.6)
     axes = figure.subplots(len(arms), 2, squeeze=False, sharex="col")
-    edges = np.linspace(0.0, top * (1 + 1e-6), _BINS + 1)
+    edges = _edges(np.concatenate([arm.values.numpy() for arm in arms.values()]), top)
     for (left, right), (label, arm) in zip(axes, arms.items(), strict=True):
         history, epochs = arm.history, arm.history["epoch"]
         left.fill_between(epochs, history["q05"], history["q95"], color="0.88", linewidth=0, label="90 % of samples")
@@ -72,6 +73,7 @@ def plot_margins(
             if (column := f"mean[{name}]") in history:
                 left.plot(epochs, history[column], color=colours[name], linestyle="--", label=f"mean, {name}")
         left.set_ylim(0.0, top * 1.05)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         left.set_title(label, loc="left", fontsize=10)
         left.set_ylabel("margin")
         stacks = [arm.values.numpy()[members[name]] for name in names]
@@ -84,3 +86,18 @@ def plot_margins(
     axes[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
     axes[0, 1].legend(frameon=False, fontsize=8, title="at the end", title_fontsize=8)
     save_figure(figure, Path(path))
+
+
+def _edges(values: np.ndarray, top: float) -> np.ndarray:
+    """Bins about multiples of one width, up to ``top``, so many that margins are as near to their middles as can be.
+
+    Most margins are multiples of Δ: a bar is to stand on both sides of its margin, not beside it.
+    """
+
+    def off_centre(bins: int) -> float:
+        places = values / top * bins
+        return round(float(np.abs(places - np.round(places)).mean()), 5)
+
+    bins = min(_BINS, key=off_centre)
+    edges: np.ndarray = (np.arange(bins + 2) - 0.5) * top / bins
+    return edges

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from monai_amat.robustness.figure import PALETTE, new_figure, save_figure
@@ -28,7 +29,7 @@ def plot_curves(
     ylabel: str | None = None,
     xlabel: str = "noise level ε",
 ) -> None:
-    """Draw the curves of figures 2 to 4 of the paper, shaded by the interval.
+    """Draw the curves of figures 2 to 4 of the paper, shaded by the interval; a note where there is no value at all.
 
     Args:
         table: of :func:`~monai_amat.robustness.comparison.compare`, or of ``summarise`` for one unnamed arm.
@@ -44,9 +45,21 @@ def plot_curves(
     rows = table[(table["name"] == chosen) & (table["noise_level"] != AVERAGE)]
     if rows.empty:
         raise ValueError(f"the table holds no {chosen!r}; it holds {sorted(set(table['name']))}")
-    arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [None]
     figure = new_figure(*_SIZE)
     axes = figure.add_subplot()
+    axes.set_xlabel(xlabel)
+    axes.set_ylabel(chosen if ylabel is None else ylabel)
+    axes.spines[["top", "right"]].set_visible(False)
+    if rows["value"].isna().all():
+        _say_undefined(axes)
+    else:
+        _draw(figure, axes, rows)
+    save_figure(figure, Path(path))
+
+
+def _draw(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
+    """A line an arm, with its interval and a legend."""
+    arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [None]
     shaded = len(arms) <= _TOLD_APART and bool(rows["low"].notna().any())
     for i, arm in enumerate(arms):
         of_arm = rows if arm is None else rows[rows["arm"] == arm]
@@ -60,19 +73,22 @@ def plot_curves(
         if shaded:
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xticks(sorted(set(rows["noise_level"].astype(float))))
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(chosen if ylabel is None else ylabel)
     if rows["value"].min() >= 0:
         axes.set_ylim(bottom=0)
     axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
     if len(arms) > _ROOM_INSIDE:
         _beside(figure)
     elif arms != [None]:
         axes.legend(frameon=False)
     if shaded:
         axes.set_title("shaded: bootstrap interval", loc="right", fontsize=8, color="0.4")
-    save_figure(figure, Path(path))
+
+
+def _say_undefined(axes: Axes) -> None:
+    """Words in place of lines, of which an empty frame would leave the reader in doubt."""
+    axes.text(0.5, 0.5, "undefined: no value at any noise level", transform=axes.transAxes, ha="center", va="center")
+    axes.set_xticks([])
+    axes.set_yticks([])
 
 
 def _beside(figure: Figure) -> None:

@@ -22,9 +22,17 @@ _HEADINGS = {
     "seconds_per_epoch": ("s an epoch", 2),
     "gradient_evaluations": ("gradient evaluations", 0),
     "accepted": ("accepted", 3),
-    "rejected_before_noise": ("rejected before noise", 3),
+    "rejected_before_noise": ("clean loss above ξ", 3),
     "relative_to_std": ("time relative to STD", 2),
 }
+
+_NOTES = """\
+- Times are by the wall clock of the whole run, start-up and loading included, in "s an epoch" and "relative to STD" as
+  well: the shorter the training, the more these weigh.
+- Gradient evaluations are recorded only where margins are kept; an empty cell does not mean that there was no attack.
+- "Clean loss above ξ": share of visits that are not accepted even without noise. Such samples are attacked and trained
+  on with noise all the same; only the verdict is known beforehand.
+"""
 
 
 def training_costs(runs: Mapping[str, Mapping[int, Path]], *, std: Mapping[int, Path] | None = None) -> pd.DataFrame:
@@ -40,8 +48,9 @@ def training_costs(runs: Mapping[str, Mapping[int, Path]], *, std: Mapping[int, 
     Returns:
         a row an arm and seed: ``arm``, ``seed``; ``training_seconds`` by the wall clock, all attempts together,
         start-up and loading included; ``seconds_per_epoch``; ``gradient_evaluations``, those of the attack in all;
-        shares of visits, ``accepted`` whose noisy sample was and ``rejected_before_noise`` whose clean sample was not;
-        ``relative_to_std``, the training time over that of the clean network of the same seed.
+        shares of visits, ``accepted`` whose noisy sample was and ``rejected_before_noise`` whose clean sample was not,
+        which is attacked and trained on all the same; ``relative_to_std``, the training time over that of the clean
+        network of the same seed.
 
     Raises:
         FileNotFoundError: for a run without a record of its training.
@@ -97,10 +106,10 @@ def costs_text(costs: pd.DataFrame) -> str:
 def write_costs(
     runs: Mapping[str, Mapping[int, Path]], output_dir: Path, *, std: Mapping[int, Path] | None = None
 ) -> pd.DataFrame:
-    """Write :func:`training_costs` to ``costs.csv`` and ``costs.md``, and return them."""
+    """Write :func:`training_costs` to ``costs.csv`` and, with notes on its columns, to ``costs.md``; return them."""
     costs = training_costs(runs, std=std)
     write_rows(output_dir / "costs.csv", costs)
-    write_text_whole(output_dir / "costs.md", costs_text(costs) + "\n")
+    write_text_whole(output_dir / "costs.md", f"{costs_text(costs)}\n\n{_NOTES}")
     return costs
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 from pathlib import Path
 from typing import Any
 
 import matplotlib.image
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import to_rgb
@@ -18,7 +20,9 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.losses.base import PerSampleLoss
+from monai_amat.metrics import RadialErrors, decode_landmarks
 from monai_amat.robustness import (
+    Attacked,
     LandmarkExample,
     LandmarkExamples,
     attack_each,
@@ -97,28 +101,47 @@ def test_examples_hold_the_attacked_sample() -> None:
         assert 0 < np.linalg.norm(noise) <= 6.0
         np.testing.assert_array_equal(example.truth, TRUTH)
         assert example.truth.shape == example.clean_pred.shape == example.noisy_pred.shape == (3, 2)
-        assert example.errors(example.noisy_pred)[0] > example.errors(example.clean_pred)[0]
+        noisy, clean = (example.errors(pred).error[0, 0] for pred in (example.noisy_pred, example.clean_pred))
+        assert noisy > clean
     np.testing.assert_array_equal(examples(epsilon=0.0)[0].noisy_pred, examples(epsilon=0.0)[0].clean_pred)
 
 
 def test_errors_are_in_mm() -> None:
     example = dataclasses.replace(examples()[0], spacing=np.array([0.5, 2.0]))
-    errors = example.errors(np.array([[10.0, 8.0], [12.0, np.nan], [1.0, 1.0]]))
+    errors = example.errors(np.array([[10.0, 8.0], [12.0, np.nan], [1.0, 1.0]])).error[0]
     assert errors[0] == pytest.approx(5.0)  # 6 pixels of 0.5 mm down, 2 of 2 mm to the right
-    assert np.isnan(errors[1:]).all()
+    assert errors[1] == pytest.approx(np.hypot(20 * 0.5, 14 * 2.0))  # not found: the image's diagonal
+    assert errors[2].isnan()
 
 
 @pytest.mark.parametrize(
-    ("errors", "truth", "text"),
+    ("found", "truth", "text"),
     [
         ([1.0, 2.0], [0.0, 0.0], "1.50 mm"),
-        ([1.0, np.nan], [0.0, 0.0], "1.00 mm, 1 not found"),
+        ([1.0, np.nan], [0.0, 0.0], "3.00 mm, 1 not found"),
         ([1.0, np.nan], [0.0, np.nan], "1.00 mm"),
-        ([np.nan, np.nan], [0.0, 0.0], "undefined, 2 not found"),
+        ([np.nan, np.nan], [0.0, 0.0], "5.00 mm, 2 not found"),
+        ([1.0, 2.0], [np.nan, np.nan], "undefined"),
     ],
 )
-def test_score(errors: list[float], truth: list[float], text: str) -> None:
-    assert _score(np.array(errors), np.array(truth)[:, None].repeat(2, axis=1)) == text
+def test_score(found: list[float], truth: list[float], text: str) -> None:
+    """Landmarks in the first column of an image whose diagonal is 5 mm."""
+    pred, known = np.array([found, truth])[..., None] * (1.0, 0.0)
+    example = LandmarkExample("STD", 0.0, np.zeros((3, 4)), np.zeros((3, 4)), known, pred, pred, np.ones(2))
+    assert _score(example.errors(pred)) == text
+
+
+def test_the_title_says_what_the_table_does() -> None:
+    """Of two landmarks one has a flat heat map: a network that misses must not look better than its MRE."""
+    pred = torch.zeros(1, 6, 20, 14)
+    pred[0, 0, 5, 8] = 5.0
+    target = {"landmarks": TRUTH[None, :2], "spacing": torch.tensor([[0.5, 2.0]])}
+    metric = RadialErrors(landmarks=2)
+    with pytest.warns(UserWarning, match="1 of 2 heat maps have no peak"):
+        mre = metric.summary(pd.DataFrame(metric.columns(pred, target)))["mre"]
+        attacked = Attacked("STD", 0.0, (torch.zeros(1, 1, 20, 14),) * 2, (pred, pred), target)
+        (example,) = make_landmark_examples([attacked], decode=functools.partial(decode_landmarks, radius=1.0))
+    assert _score(example.errors(example.clean_pred)) == f"{mre:.2f} mm, 1 not found"
 
 
 def test_what_the_targets_need() -> None:

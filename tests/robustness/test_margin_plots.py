@@ -10,6 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from monai_amat.robustness import TrainedMargins, plot_margins
 from monai_amat.robustness.figure import PALETTE
@@ -40,6 +43,51 @@ def test_the_area_of_a_group_is_its_share_of_samples(tmp_path: Path) -> None:
         both, none = pixels(right, PALETTE[0]), pixels(right, PALETTE[1])
         shares.append(none / (both + none))
     assert shares == pytest.approx([0.25, 0.5], abs=0.05)
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, *arms: TrainedMargins) -> list[Axes]:
+    """The axes as they would be saved, by row, left and right."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("monai_amat.robustness.margin_plots.save_figure", lambda figure, path: figures.append(figure))
+    plot_margins({f"arm {i}": arm for i, arm in enumerate(arms)}, "margins.png")
+    return figures[0].axes
+
+
+def bars(axes: Axes) -> dict[float, float]:
+    """Height by centre of the bars that are there."""
+    found = [patch for patch in axes.patches if isinstance(patch, Rectangle) and patch.get_height()]
+    return {round(bar.get_x() + bar.get_width() / 2, 5): bar.get_height() for bar in found}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {1.5: 3.0, 3.0: 2.0},
+        {0.5: 1.0, 1.5: 3.0, 2.0: 4.0},
+        {2.5: 2.0, 7.5: 1.0, 12.5: 5.0},
+        {1.0: 1.0, 1.4: 2.0, 2.7: 3.0},
+        {2.5: 3.0},
+        {0.0: 3.0},
+    ],
+)
+def test_a_bar_stands_in_the_middle_over_its_margin(
+    monkeypatch: pytest.MonkeyPatch, values: dict[float, float]
+) -> None:
+    margins_at_end = torch.tensor([value for value, count in values.items() for _ in range(int(count))])
+    noise = 1 + 1e-7 * torch.linspace(-1, 1, len(margins_at_end))  # a margin is a norm, rounded in its seventh digit
+    arm = TrainedMargins(margins().history, margins_at_end * noise, ["all"] * len(margins_at_end))
+    assert bars(drawn(monkeypatch, arm)[1]) == pytest.approx(values)
+
+
+def test_epochs_are_whole_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    for epochs in (1, 2, 3, 12, 100):
+        few = margins()
+        history = few.history.iloc[[0] * epochs].assign(epoch=np.arange(1, epochs + 1))
+        arm = TrainedMargins(history, few.values, few.groups)
+        for axes in drawn(monkeypatch, arm, arm)[::2]:
+            ticks = axes.get_xticks()
+            assert (ticks == ticks.round()).all()
+            assert ((ticks >= 1) & (ticks <= epochs)).any()
 
 
 def test_every_arm_gets_a_row(tmp_path: Path) -> None:

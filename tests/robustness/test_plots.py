@@ -11,6 +11,8 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from monai_amat.robustness import plot_curves
 from monai_amat.robustness.figure import PALETTE
@@ -80,3 +82,30 @@ def test_one_unnamed_arm_without_interval(tmp_path: Path) -> None:
     alone = table(1).drop(columns="arm").assign(low=np.nan, high=np.nan)
     plot_curves(alone, tmp_path / "curve.png")
     assert pixels(matplotlib.image.imread(tmp_path / "curve.png"), PALETTE[0]) > 300
+
+
+def drawn(monkeypatch: pytest.MonkeyPatch, rows: pd.DataFrame, **arguments: Any) -> Axes:
+    """The axes as they would be saved."""
+    figures: list[Figure] = []
+    monkeypatch.setattr("monai_amat.robustness.plots.save_figure", lambda figure, path: figures.append(figure))
+    plot_curves(rows, "curve.png", **arguments)
+    return figures[0].axes[0]
+
+
+def test_a_figure_without_any_value_is_said_to_be_undefined(monkeypatch: pytest.MonkeyPatch) -> None:
+    axes = drawn(monkeypatch, table().assign(value=np.nan, low=np.nan, high=np.nan))
+    assert [text.get_text() for text in axes.texts] == ["undefined: no value at any noise level"]
+    assert axes.get_legend() is None
+    assert not axes.lines
+    assert not axes.get_xticks().size
+    assert not axes.get_yticks().size
+    assert (axes.get_ylabel(), axes.get_xlabel()) == ("adi", "noise level ε")
+
+
+def test_one_value_is_enough_for_a_curve(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = table().assign(low=np.nan, high=np.nan)
+    rows.loc[1:, "value"] = np.nan
+    axes = drawn(monkeypatch, rows)
+    assert not axes.texts
+    assert len(axes.lines) == 3
+    assert axes.get_xticks().tolist() == [0, 2, 4, 8]

@@ -82,15 +82,25 @@ def test_a_clean_network_of_some_seeds_is_compared_with_there(runs: dict[str, di
 def test_the_table_says_the_same(runs: dict[str, dict[int, Path]], tmp_path: Path) -> None:
     costs = write_costs(runs, tmp_path, std=runs["STD"])
     text = (tmp_path / "costs.md").read_text()
-    assert text == costs_text(costs) + "\n"
-    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines()]
+    table, _, notes = text.partition("\n\n")
+    assert table == costs_text(costs)
+    assert notes.endswith("\n")
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
     assert lines[0] == [
-        *("arm", "seed", "training, s", "s an epoch", "gradient evaluations", "accepted", "rejected before noise"),
+        *("arm", "seed", "training, s", "s an epoch", "gradient evaluations", "accepted", "clean loss above ξ"),
         "time relative to STD",
     ]
     assert lines[2] == ["STD", "0", "20.0", "2.00", "", "", "", "1.00"]
     assert lines[6] == ["AMAT", "0", "90.0", "0.01", "650", "0.300", "0.650", "4.50"]
-    assert len({len(line) for line in text.splitlines()}) == 1
+    assert len({len(line) for line in table.splitlines()}) == 1
+
+
+def test_the_notes_say_what_the_columns_hold(runs: dict[str, dict[int, Path]], tmp_path: Path) -> None:
+    write_costs(runs, tmp_path, std=runs["STD"])
+    _, _, notes = (tmp_path / "costs.md").read_text().partition("\n\n")
+    assert "start-up and loading" in notes
+    assert "gradient evaluations are recorded only where margins are kept" in notes.lower()
+    assert "attacked and trained\n  on with noise all the same" in notes
 
 
 def test_large_counts_can_be_read(tmp_path: Path) -> None:
