@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ignite.engine import Events
 
 from monai_amat.engines import unwrap
+from monai_amat.handlers.plain_state import plain_state
 from monai_amat.handlers.ranks import rank
 from monai_amat.networks import save_weights
 
@@ -23,10 +25,16 @@ class ExportHandler:
 
     Args:
         path: file to write.
+        settings: what the network is trained with and must be used with, such as the size of images; kept beside the
+            weights, see :func:`~monai_amat.networks.load_weights`.
+
+    Raises:
+        TypeError: for settings that are not plain values.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
         self.path = Path(path)
+        self.settings: dict[str, Any] = plain_state(dict(settings or {}), "settings")
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""
@@ -36,5 +44,5 @@ class ExportHandler:
         """Save the network."""
         if rank() != 0:
             return
-        save_weights(unwrap(engine.network), self.path)
+        save_weights(unwrap(engine.network), self.path, self.settings)
         logging.getLogger(__name__).info("network saved to %s", self.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,60 +11,99 @@ import torch
 from torch import nn
 
 from monai_amat.files import whole_file
+from monai_amat.networks.ultralytics_weights import load_ultralytics_weights
+from monai_amat.networks.yolov5 import YOLOv5
 
 __all__ = ["load_weights", "save_weights"]
 
 
-def save_weights(network: nn.Module, path: str | Path) -> None:
+def save_weights(network: nn.Module, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
     """Write ``{"model": state_dict}``, the form that MONAI's ``CheckpointSaver`` and ``ckpt_export`` use.
+
+    Args:
+        network: the network.
+        path: file to write.
+        settings: what it was trained with and its shapes do not show; kept beside as ``"settings"``. Plain values.
 
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "model.pt"
-        >>> save_weights(nn.Linear(2, 1), file)
-        >>> _ = load_weights(nn.Linear(2, 1), file)
+        >>> save_weights(nn.Linear(2, 1), file, {"image_size": [100, 80]})
+        >>> _ = load_weights(nn.Linear(2, 1), file, {"image_size": [100, 80]})
     """
     with whole_file(Path(path)) as stream:
-        torch.save({"model": network.state_dict()}, stream)
+        torch.save({"model": network.state_dict(), **({"settings": dict(settings)} if settings else {})}, stream)
 
 
-def load_weights(network: nn.Module, path: str | Path) -> nn.Module:
+def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, Any] | None = None) -> nn.Module:
     """Load weights into a network and return it.
 
     Args:
         network: the network, on any device.
         path: a file of :func:`save_weights`, of MONAI's ``CheckpointSaver`` (``{"model": …}``), a resume checkpoint of
-            this package, or a bare state dict.
+            this package, or a bare state dict; for :class:`~monai_amat.networks.YOLOv5` also a ``.pt`` file that
+            ultralytics wrote.
+        settings: what the network is used with. A file that keeps another value of one of them is refused; one that
+            keeps none is not.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is no checkpoint, or one of another architecture.
+        ValueError: when it is no checkpoint, or one of another architecture or other settings.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; train the network first, or give the path of its weights")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        # Torch's own text is long, and advises to load without that precaution.
-        reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [""]
-        raise ValueError(
-            f"{path} is not a checkpoint that loads with weights_only=True "
-            f"({type(error).__name__}: {reason[0].partition('. ')[0]})"
-        ) from error
-    state = _weights(content)
-    if state is None:
-        raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'model'")
+    found = None
+    with suppress(ValueError):
+        found = _read(path)
+    if found is None and isinstance(network, YOLOv5) and path.suffix == ".pt":
+        # ultralytics saves whole networks, which its own loader takes apart.
+        load_ultralytics_weights(network.model, path)
+        return network
+    state, kept = found or _read(path)  # again, for what it says
     wrong = mismatches(network, state)
     if wrong:
         raise ValueError(
             f"{path} is of another architecture ({len(wrong)} differences; {'; '.join(wrong[:3])}): "
             "give the settings that it was trained with"
         )
+    _check_settings(path, kept, settings or {})
     network.load_state_dict(state)
     return network
+
+
+def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Any]:
+    """A state dict, and what is called settings beside it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        # Torch's own text is long, and advises to load without that precaution.
+        lines = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [""]
+        reason = lines[0].partition(". ")[0]
+        advice = (
+            ". If it holds a whole network, not its weights alone, load it where it was made and save its "
+            "state_dict(); weights of ultralytics are for YOLOv5 networks"
+        )
+        raise ValueError(
+            f"{path} is not a checkpoint that loads with weights_only=True ({type(error).__name__}: {reason})"
+            f"{advice if 'allowed global' in reason else ''}"
+        ) from error
+    state = _weights(content)
+    if state is None:
+        raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'model'")
+    return state, content.get("settings")
+
+
+def _check_settings(path: Path, kept: Any, here: Mapping[str, Any]) -> None:
+    if not isinstance(kept, Mapping):  # whoever wrote the file may call other things so
+        return
+    for key in (key for key in here if key in kept):
+        # The command line makes a tuple of (100,80), a configuration a list.
+        there, now = (str(list(v) if isinstance(v, tuple) else v) for v in (kept[key], here[key]))
+        if there != now:
+            raise ValueError(f'{path} was trained with {key} {there}, not {now}: give --{key} "{there}"')
 
 
 def mismatches(

@@ -5,17 +5,22 @@ metadata.json is test_any_metadata.py's, what overlays change test_any_overlays.
 
 from __future__ import annotations
 
+import ast
 import functools
 import inspect
 import json
 import pydoc
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from monai.bundle import ConfigComponent, ConfigParser
+import torch
+from monai.bundle import ConfigComponent, ConfigParser, ckpt_export
+
+from monai_amat.networks import save_weights
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -83,6 +88,25 @@ def test_the_documents_name_every_configuration(any_bundle: BundleRunner) -> Non
     text = (any_bundle.root / "docs" / "README.md").read_text(encoding="utf-8")
     names = {path.name for path in (any_bundle.root / "configs").glob("*.json")} - {"metadata.json"}
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
+
+
+def test_the_documented_export_takes_a_network_of_small_json_as_well(any_bundle: BundleRunner, tmp_path: Path) -> None:
+    text = " ".join((any_bundle.root / "docs" / "README.md").read_text(encoding="utf-8").split())
+    found = re.search(r"`python -m monai\.bundle ckpt_export (.*?)`.*`--config_file \"(\[.*?small\.json'\])\"`", text)
+    assert found is not None
+    words = found[1].split()
+    values: dict[str, Any] = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
+    values |= {"config_file": [str(any_bundle.root / file) for file in ast.literal_eval(found[2])]}
+    values |= {"ckpt_file": str(tmp_path / "model.pt"), "filepath": str(tmp_path / "model.ts")}
+    network = any_bundle.full("small").get_parsed_content("network_def").eval()
+    save_weights(network, tmp_path / "model.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and what bundles are made of
+        ckpt_export(**{**values, "bundle_root": str(any_bundle.root), "use_trace": "use_trace" in values})
+        exported = torch.jit.load(tmp_path / "model.ts").eval()
+    image = torch.rand(1, any_bundle.full().get("in_channels", 3), 128, 128)
+    with torch.no_grad():
+        torch.testing.assert_close(exported(image), network(image), rtol=1e-4, atol=1e-3)
 
 
 # ------------------------------------------------------------------------ MONAI's properties

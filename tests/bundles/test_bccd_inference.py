@@ -46,7 +46,7 @@ def network() -> YOLOv5:
 @pytest.fixture(scope="module")
 def infer(network: YOLOv5, tmp_path_factory: pytest.TempPathFactory) -> Infer:
     weights = tmp_path_factory.mktemp("weights") / "model.pt"
-    save_weights(network, weights)
+    save_weights(network, weights, {"image_size": list(FRAME)})
 
     def run(folder: Path, **changes: Any) -> Path:
         output = tmp_path_factory.mktemp("predictions")
@@ -128,6 +128,7 @@ def test_what_cannot_be_looked_at_is_named(images: Path, infer: Infer, tmp_path:
         (broken, {}, "cell.png: cannot be read as an image"),
         (images, {"checkpoint": str(tmp_path / "absent.pt")}, f"no checkpoint at {tmp_path / 'absent.pt'}"),
         (images, {"size": "s"}, "is of another architecture"),
+        (images, {"image_size": [96, 96]}, f'trained with image_size {list(FRAME)}, not [96, 96]: give --image_size "'),
         (images, {"classes": ["RBC", "WBC"]}, "is of another architecture"),
         (images, {"output_dir": str(images)}, "the folder of the images; choose another"),
     ):

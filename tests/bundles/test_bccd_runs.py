@@ -85,6 +85,7 @@ def test_a_plain_training_leaves_its_files(std: Path) -> None:
     models = {f"models/{name}.pt" for name in ("model", "resume_epoch=0001", "resume_epoch=0002")}
     assert models | {"thresholds.json"} <= written
     assert {name for name in written if not name.startswith("logs/")} == models | {"thresholds.json"}
+    assert torch.load(std / "models" / "model.pt", weights_only=True)["settings"] == {"image_size": [64, 64]}
     resumed = YOLOv5(3, "n")
     resumed.load_state_dict(state(std)["objects"]["network"])
     assert network_fingerprint(resumed) == network_fingerprint(trained(std))
@@ -204,6 +205,17 @@ def test_evaluation_and_curve_come_to_the_same_figures(run: Run, seeing: Path, t
     rows = pd.read_csv(tmp_path / "robustness" / "robustness.csv", dtype={"case": str})
     assert rows.groupby("noise_level")["case"].nunique().tolist() == [6, 6]
     assert rows[rows["noise_level"] == 1.0]["noise_norm"].max() <= 1.0 + 1e-4
+
+
+def test_a_network_that_ultralytics_saved_is_attacked_like_one_of_ours(run: Run, seeing: Path, tmp_path: Path) -> None:
+    network = load_weights(YOLOv5(3, "n"), seeing)
+    torch.save({"epoch": -1, "model": network.model, "ema": None}, tmp_path / "best.pt")
+    tables = []
+    for name, file in (("ours", seeing), ("theirs", tmp_path / "best.pt")):
+        run("robustness", output_dir=str(tmp_path / name), checkpoint=str(file), section="all", test_cases=2)
+        tables.append(pd.read_csv(tmp_path / name / "robustness" / "robustness.csv"))
+    pd.testing.assert_frame_equal(tables[0], tables[1])
+    assert (tables[0]["noise_norm"] > 0.9).sum() == 2
 
 
 def test_the_attack_is_measured_against_others(run: Run, seeing: Path, tmp_path: Path) -> None:

@@ -200,6 +200,18 @@ def test_absent_weights_are_named(cephalometric: BundleRunner, infer: Infer, fol
     assert f"no checkpoint at {tmp_path / 'absent.pt'}" in message
 
 
+def test_another_image_size_than_that_of_the_training_is_refused(
+    cephalometric: BundleRunner, cephalometric_std: Path, infer: Infer, folder: Path
+) -> None:
+    """Nothing else would tell: the network takes any, and finds other landmarks."""
+    weights = cephalometric_std / "models" / "model.pt"
+    settings: dict[str, Any] = {"checkpoint": str(weights), "spacing": 0.1, "image_size": [100, 80]}
+    settings |= {"network_def": MultiTaskUNet(width=1 / 32), "landmarks": 19, "landmark_names": list(LANDMARK_NAMES)}
+    message = failure(cephalometric, infer, folder, **settings)
+    assert f'{weights} was trained with image_size [50, 40], not [100, 80]: give --image_size "[50, 40]"' in message
+    assert (infer(folder, **settings, trained_with={}) / "landmarks.csv").is_file()  # who means it
+
+
 @pytest.mark.parametrize("kind", ["header", "truncated", "no size of a pixel"])
 def test_an_image_that_cannot_be_used_is_named(
     cephalometric: BundleRunner, infer: Infer, tmp_path: Path, kind: str

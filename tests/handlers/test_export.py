@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from ignite.engine import Engine, Events
@@ -73,6 +74,17 @@ def test_wrappers_are_looked_through(tmp_path: Path) -> None:
     network = nn.Linear(1, 1)
     ExportHandler(tmp_path / "model.pt")(Stub(nn.DataParallel(network)))
     assert weight(load_weights(nn.Linear(1, 1), tmp_path / "model.pt")) == weight(network)
+
+
+def test_settings_are_kept_beside_the_weights_as_plain_values(tmp_path: Path) -> None:
+    network, file = nn.Linear(1, 1), tmp_path / "model.pt"
+    ExportHandler(file, {"image_size": [np.int64(100), 80]})(Stub(network))
+    assert torch.load(file, weights_only=True)["settings"] == {"image_size": [100, 80]}
+    assert weight(load_weights(nn.Linear(1, 1), file)) == weight(network)
+    ExportHandler(file)(Stub(network))
+    assert set(torch.load(file, weights_only=True)) == {"model"}
+    with pytest.raises(TypeError, match=r"builtins\.object at settings\['image_size'\]"):  # before any training
+        ExportHandler(file, {"image_size": object()})
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from monai_amat.networks import YOLOv5, save_weights
+from monai_amat.networks import YOLOv5, load_weights, save_weights
+from monai_amat.networks.ultralytics_quietly import from_ultralytics
+from monai_amat.networks.ultralytics_weights import _allowed_globals_as_they_were
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +123,36 @@ def test_a_file_that_is_no_checkpoint_says_so(trained: YOLOv5, tmp_path: Path) -
         with pytest.raises(ValueError, match=r"other\.pt is refused by the (safe )?loader") as told:
             YOLOv5(3, "n", weights=tmp_path / "other.pt", trust=trust)
         assert ("trust=True" in str(told.value)) is not trust
+
+
+def test_whoever_loads_weights_may_give_such_a_file(trained: YOLOv5, tmp_path: Path) -> None:
+    file = write(tmp_path / "best.pt", ema=half(trained))
+    fresh = YOLOv5(3, "n")
+    assert load_weights(fresh, file) is fresh
+    for name, value in trained.state_dict().items():
+        torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-3, atol=1e-3)
+    with pytest.raises(ValueError, match=r"best\.pt is of 3 classes, the network has 5") as caught:
+        load_weights(YOLOv5(5, "n"), file)
+    assert caught.value.__context__ is None  # not that it is none of ours, which comes first in a traceback
+
+
+def test_it_is_taken_where_the_package_has_loaded_files_itself(trained: YOLOv5, tmp_path: Path) -> None:
+    """Its loader allows its classes for the rest of the process, and then nothing is refused."""
+    file = write(tmp_path / "best.pt", ema=half(trained))
+    with _allowed_globals_as_they_were():
+        from_ultralytics("torch_safe_load")(str(file), safe_only=True)
+        loaded = load_weights(YOLOv5(3, "n"), file)
+    torch.testing.assert_close(next(loaded.parameters()), next(trained.parameters()), rtol=1e-3, atol=1e-3)
+
+
+def test_no_other_network_takes_such_a_file_and_no_code_is_run(trained: YOLOv5, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    file = write(tmp_path / "strange.pt", ema=half(trained), extra=Executes(mark))
+    with pytest.raises(ValueError, match=r"strange\.pt is refused by the safe loader of ultralytics"):
+        load_weights(YOLOv5(3, "n"), file)
+    with pytest.raises(ValueError, match=r"strange\.pt is not a checkpoint .*weights of ultralytics are for YOLOv5"):
+        load_weights(nn.Linear(2, 2), file)
+    assert not mark.exists()
 
 
 def test_weights_of_monai_are_pointed_to_their_own_loader(trained: YOLOv5, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -149,6 +150,45 @@ def test_a_file_without_weights_says_so(content: Any, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=r"model\.pt holds no weights"):
         load_weights(network(), tmp_path / "model.pt")
+
+
+def test_a_file_that_holds_a_network_says_what_to_save_instead(tmp_path: Path) -> None:
+    torch.save({"model": network()}, tmp_path / "whole.pt")
+    with pytest.raises(
+        ValueError, match=r"whole\.pt is not .* a whole network, not its weights .* save its state_dict"
+    ):
+        load_weights(network(), tmp_path / "whole.pt")
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    with pytest.raises(ValueError, match=r"text\.pt is not a checkpoint") as caught:
+        load_weights(network(), tmp_path / "text.pt")
+    assert "whole network" not in str(caught.value)
+
+
+def test_weights_of_other_settings_are_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    save_weights(network(seed=1), tmp_path / "model.pt", {"image_size": [100, 80], "reader": "mean"})
+    here, before = network(seed=2), network(seed=2)
+    message = (
+        f'{tmp_path / "model.pt"} was trained with image_size [100, 80], not [200, 160]: give --image_size "[100, 80]"'
+    )
+    with pytest.raises(ValueError, match=re.escape(message)):
+        load_weights(here, tmp_path / "model.pt", {"image_size": [200, 160]})
+    assert same(here, before)
+    with pytest.raises(ValueError, match='trained with reader mean, not None: give --reader "mean"'):
+        load_weights(here, tmp_path / "model.pt", {"image_size": (100, 80), "reader": None})
+
+
+@pytest.mark.parametrize("asked", [{}, {"image_size": (100, 80)}, {"image_size": [100, 80], "unknown": 3}])
+def test_settings_that_agree_or_are_not_asked_for_or_not_kept_say_nothing(asked: Any, tmp_path: Path) -> None:
+    save_weights(network(seed=1), tmp_path / "model.pt", {"image_size": [100, 80], "reader": "mean"})
+    assert same(load_weights(network(), tmp_path / "model.pt", asked), network(seed=1))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_files_that_keep_no_settings_load_as_ever(form: str, tmp_path: Path) -> None:
+    FORMS[form](network(seed=1), tmp_path / "model.pt")
+    assert same(load_weights(network(), tmp_path / "model.pt", {"image_size": [200, 160]}), network(seed=1))
+    torch.save({"model": network(seed=1).state_dict(), "settings": "those of June"}, tmp_path / "own.pt")
+    assert same(load_weights(network(), tmp_path / "own.pt", {"image_size": [200, 160]}), network(seed=1))
 
 
 def test_another_architecture_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
