@@ -160,8 +160,7 @@ def _parser() -> argparse.ArgumentParser:
     overlay.add_argument(
         "--prediction",
         choices=("softmax", "sigmoid"),
-        default="softmax",
-        help="sigmoid where each channel stands for itself (%(default)s)",
+        help="sigmoid where each channel stands for itself; by default as the loss says",
     )
     overlay.add_argument("--checkpoint", help="trained weights, for robustness")
     overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (%(default)s)")

@@ -25,7 +25,7 @@ def write_overlay(
     clip_range: Sequence[float] | None = None,
     noise_levels: Sequence[float] = (0.0, 1.0, 2.0, 5.0),
     num_classes: int | None = None,
-    prediction: str = "softmax",
+    prediction: str | None = None,
     checkpoint: str | Path | None = None,
     trainer: str = "train#trainer",
     evaluator: str = "validate#evaluator",
@@ -49,7 +49,8 @@ def write_overlay(
         noise_levels: levels of the curve, measured as ``epsilon``.
         num_classes: output channels of the network, background among them with ``softmax``; needed for
             ``robustness``.
-        prediction: ``softmax`` where channels exclude each other, ``sigmoid`` where each stands for itself.
+        prediction: ``softmax`` where channels exclude each other, ``sigmoid`` where each stands for itself; by default
+            ``sigmoid`` where the trainer's loss says so, as MONAI's do.
         checkpoint: the trained weights, or a reference such as ``@ckpt``; needed for ``robustness``.
         trainer: id of the trainer.
         evaluator: id of the evaluator, for ``robustness``.
@@ -77,7 +78,11 @@ def write_overlay(
                 "robustness needs num_classes: how many channels the network puts out, background among them; with "
                 "prediction='sigmoid' there is none"
             )
-        metric = {"_target_": "monai_amat.metrics.DiceIndices", "num_classes": num_classes, "prediction": prediction}
+        metric = {
+            "_target_": "monai_amat.metrics.DiceIndices",
+            "num_classes": num_classes,
+            "prediction": prediction or _prediction(parser, trainer),
+        }
         overlay = _curve(parser, evaluator, trainer, attack, list(noise_levels), metric, _weights(checkpoint))
     else:
         overlay = _training(kind, parser, trainer, epsilon, attack)
@@ -99,6 +104,12 @@ def next_step(config_files: Sequence[str | Path], output: str | Path, overlay: d
         f'{output} is laid over the configuration:\n  python -m monai.bundle run --config_file "[{files}]"\n'
         f"with what else the bundle is run with; {where}."
     )
+
+
+def _prediction(parser: ConfigParser, trainer: str) -> str:
+    loss = _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
+    told = parser.get(loss[1:]) if isinstance(loss, str) and loss.startswith("@") else loss
+    return "sigmoid" if isinstance(told, dict) and told.get("sigmoid") is True else "softmax"
 
 
 def _weights(checkpoint: str | Path | None) -> str:

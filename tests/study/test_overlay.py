@@ -16,6 +16,7 @@ from monai_amat.engines import network_fingerprint
 from monai_amat.margins import SampleMargins
 from monai_amat.networks import save_weights
 from monai_amat.study import write_overlay
+from monai_amat.study.overlay import KINDS
 
 
 @pytest.fixture
@@ -89,6 +90,18 @@ def test_foreign_bundle_trains_adversarially(foreign: Path, kind: str) -> None:
         assert isinstance(inner.radius, SampleMargins) and len(inner.radius) == 6
 
 
+def test_attacks_are_the_papers(foreign: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.pt").touch()
+    given: dict[str, Any] = {"steps": 10, "num_classes": 2, "checkpoint": tmp_path / "model.pt"}
+    made = {kind: write_overlay(kind, [foreign], tmp_path / "x.json", **given)["amat"] for kind in KINDS}
+    target = {"_target_": "monai_amat.attacks.ProjectedGradientDescent", "steps": 10, "clip_range": None}
+    inner = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat#epsilon"}
+    assert made["sat"]["attack"] == {**target, "rel_step": 0.4}
+    assert made["amat"]["attack"] == {**target, "rel_step": 0.4, "random_start": inner}
+    assert made["robustness"]["curve"]["attack"] == {**target, "rel_step": 0.5}
+    assert made["robustness"]["curve"]["metric"]["prediction"] == "softmax"
+
+
 def test_margins_move_after_a_tenth_of_the_training_and_end_at_the_cap(foreign: Path, caplog: Any) -> None:
     # The paper's rule where every noise is accepted: thresholds above any loss.
     overlay = foreign.with_name("amat.json")
@@ -154,7 +167,7 @@ def test_networks_of_one_channel_are_attacked(foreign: Path, tmp_path: Path) -> 
     save_weights(workflow(foreign).parser.get_parsed_content("network_def"), tmp_path / "model.pt")
     overlay = foreign.with_name("attack.json")
     given: dict[str, Any] = {"steps": 1, "noise_levels": [0.0, 1.0], "checkpoint": tmp_path / "model.pt"}
-    write_overlay("robustness", [foreign], overlay, num_classes=1, prediction="sigmoid", **given)
+    write_overlay("robustness", [foreign], overlay, num_classes=1, **given)  # as the loss says
     workflow(foreign, overlay).run()
     assert len(pd.read_csv(foreign.parent / "out" / "robustness" / "robustness.csv")) == 12
 
