@@ -29,7 +29,7 @@ ALLOWED = {
     "trainers": {"seeding", "files", "changes", "data", "attacks", "losses", "margins", "engines", "networks"},
     "planning": {"data", "networks", "transforms"},
     "templates": {"files", "data", "networks", "planning"},
-    "study": {"files", "data", "networks", "robustness"},
+    "study": {"files", "changes", "data", "networks", "robustness"},
     "__main__": {"data", "study", "templates"},
     "__init__": set(),
 }

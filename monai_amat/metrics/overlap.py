@@ -104,6 +104,11 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
         # A logit of 0 is a probability of one half; the 0 and 1 of a one-hot map fall on the right sides too.
         return plain > (0.5 if truth else 0.0)
     else:
+        if truth and not bool(((plain == 0) | (plain == 1)).all() and (plain.sum(dim=1) == 1).all()):
+            raise ValueError(
+                "a truth with a channel a class must be one-hot with 'softmax': 0 or 1, and one 1 at each place; "
+                "channels that may overlap are measured with prediction='sigmoid'"
+            )
         labels = plain.argmax(dim=1, keepdim=True)
     return labels == torch.arange(1, classes + 1, device=labels.device).view(1, -1, *(1,) * (plain.ndim - 2))
 

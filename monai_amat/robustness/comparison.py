@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
 from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.plots import plot_curves
@@ -17,6 +19,9 @@ from monai_amat.robustness.store import read_rows, write_rows
 from monai_amat.robustness.summary import AVERAGE, nested, summarise
 
 __all__ = ["Results", "Source", "compare", "merge_rows", "table_text", "write_comparison"]
+
+# What a run's summary says of the attack; seeds of the network and the machine may differ.
+_ATTACKED = ("attack", "attack_loss", "loss", "metric", "data", "seed", "settings")
 
 Source = str | Path | pd.DataFrame
 """Rows of a run: a frame, a ``robustness.csv``, or the folder that holds one."""
@@ -159,12 +164,27 @@ def write_comparison(
     folder = Path(output_dir)
     write_rows(folder / "robustness.csv", rows)
     arms: dict[str, Any] = {str(arm): {"levels": nested(of_arm)} for arm, of_arm in table.groupby("arm", sort=False)}
+    attacked: dict[str, Any] = {}
     for arm, run_seed, source in _runs(results):
-        arms[arm].setdefault("runs", {})[str(0 if run_seed is None else run_seed)] = _provenance(source)
+        made = _provenance(source)
+        arms[arm].setdefault("runs", {})[str(0 if run_seed is None else run_seed)] = made
+        attacked[arm if run_seed is None else f"{arm}, seed {run_seed}"] = {
+            key: made[key] for key in _ATTACKED if key in made
+        }
+    _warn_of_unlike(attacked)
     summary = {"bootstrap": {"samples": samples, "seed": seed, "level": 0.95, "group": group_key}, "arms": arms}
     write_text_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     plot_curves(table, folder / "curve.png", ylabel=ylabel, xlabel=xlabel)
     return table
+
+
+def _warn_of_unlike(attacked: Mapping[str, Mapping[str, Any]]) -> None:
+    """Arms may be attacked in their own ways on purpose, each by its own loss for example; not without a word."""
+    known = [(run, made) for run, made in attacked.items() if made]
+    for run, made in known[1:]:
+        first, expected = known[0]
+        if told := "; ".join(changes(expected, made)):
+            warnings.warn(f"{run} (here) was not attacked as {first} (there): {told}", stacklevel=3)
 
 
 def _runs(results: Results) -> list[tuple[str, int | None, Source]]:

@@ -264,6 +264,8 @@ class RobustnessCurve:
         """Put all parts together and write what is made of them."""
         kept = pd.concat([self.store.read(level) for level in self.noise_levels], ignore_index=True)
         kept = kept[kept["sample_id"].isin(ids)].sort_values(["noise_level", "sample_id"], ignore_index=True)
+        # Two processes at one folder, with batches of their own, keep a sample's rows in two files.
+        kept = kept.drop_duplicates(["noise_level", "sample_id"], ignore_index=True)
         # Rows that were kept before gradient evaluations were counted lack them.
         rows, costs = kept.drop(columns=_COSTS, errors="ignore"), kept.reindex(columns=_COSTS)
         table = summarise(rows, self.metric, group_key=self.group_key, **_BOOTSTRAP)  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ _MARKERS = "osD^vP*"
 _STYLES = ("-", "--", ":")
 _ROOM_INSIDE = 5  # arms whose legend has room in the axes
 _TOLD_APART = 8  # arms whose shades can still be
+_NAME_WIDTH = 40  # characters of a line of the legend
 _SIZE = (6.4, 4.4)
 
 
@@ -69,7 +71,8 @@ def _draw(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
         colour = PALETTE[i % len(PALETTE)]
         # Marker and dash change too: print and colour vision differ, and there may be more arms than colours.
         style = _STYLES[i // len(PALETTE) % len(_STYLES)]
-        axes.plot(x, y, color=colour, linestyle=style, marker=_MARKERS[i % len(_MARKERS)], markersize=5, label=arm)
+        name = None if arm is None else textwrap.fill(str(arm), _NAME_WIDTH)
+        axes.plot(x, y, color=colour, linestyle=style, marker=_MARKERS[i % len(_MARKERS)], markersize=5, label=name)
         if shaded:
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     axes.set_xticks(sorted(set(rows["noise_level"].astype(float))))

@@ -71,6 +71,10 @@ def bootstrap(
         raise ValueError(f"need samples >= 1 and 0 < level < 1, got samples={samples}, level={level}")
     values = statistic(frame, None)
     codes, names = pd.factorize(frame[group], sort=True)
+    if (codes < 0).any():
+        raise ValueError(
+            f"{int((codes < 0).sum())} rows have no {group!r} to resample by; name the group of each sample"
+        )
     drawn = resampled_groups(len(names), samples, seed)
     # Bounded memory: weights of some resamples at a time.
     chunk = max(1, _WEIGHTS_AT_ONCE // len(frame))

@@ -91,7 +91,7 @@ def summarise_by(
     for (noise_level, name), interval in intervals.items():
         values = [float(run[noise_level, name]) for run in single]
         rows.append(
-            (noise_level, name, interval.value, interval.low, interval.high, len(runs), min(values), max(values))
+            (noise_level, name, interval.value, interval.low, interval.high, len(runs), np.min(values), np.max(values))
         )
     table = pd.DataFrame(rows, columns=["noise_level", "name", "value", "low", "high", "seeds", "seed_min", "seed_max"])
     # The statistic gives seeds and levels as they come; a reader wants the levels in order and the average last.

@@ -75,6 +75,10 @@ class Plan:
                 raise ValueError(f"{key} is not a value to set: a study gives every run its own")
             if not any(self.bundle.takes(key, step.configs) for step in steps):
                 raise ValueError(f"there is nothing to set at {key}: no configuration file of this study has it")
+        for what in ("label", "folder"):
+            names = [getattr(arm, what).casefold() for arm in self.arms]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two arms would share the {what} {twice[0]!r}; leave one out, or rename its overlay")
         if self.compared_with not in (None, *(arm.spec for arm in self.arms)):
             known = ", ".join(arm.spec for arm in self.arms)
             raise ValueError(f"the reference {self.compared_with!r} is none of the arms, which are {known}")

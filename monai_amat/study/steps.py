@@ -10,14 +10,21 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from monai.bundle import ConfigParser
+
+from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
 from monai_amat.study.arms import Bundle
 from monai_amat.study.process import Processes
 
 __all__ = ["Step", "StepError"]
+
+# What says how results are shown, and changes none of them.
+_LABELS = ("metric_label", "noise_label", "further_figures", "examples")
 
 
 class StepError(RuntimeError):
@@ -95,9 +102,11 @@ class Step:
         before = self._remembered()
         if before.get("complete"):
             return float(before["seconds"])
-        spent = float(before.get("seconds", 0.0))
-        started = time.perf_counter()
         log = self.output_dir / f"{self.name}.log"
+        spent = float(before.get("seconds", 0.0))
+        if "open_since" in before and log.is_file():  # killed with its study: it was alive when it last wrote
+            spent += max(0.0, log.stat().st_mtime - before["open_since"])
+        started = time.perf_counter()
         # MONAI warns of every configuration it parses; ours come with the bundle that the user named.
         arguments = [sys.executable, "-W", "ignore::UserWarning:monai.bundle.scripts", *self.command()]
         self.output_dir.mkdir(parents=True, exist_ok=True)
@@ -107,10 +116,10 @@ class Step:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RuntimeError(f"another process is at {self.output_dir}; wait for it, or stop it") from None
-            self._remember(complete=False, seconds=spent)
+            self._remember(complete=False, seconds=spent, open_since=time.time())
             code, errors = (processes or Processes()).run(arguments, stream, environment)
         spent += time.perf_counter() - started
-        self._remember(complete=code == 0, seconds=spent)
+        self._remember(complete=code == 0, seconds=spent, finished=datetime.now(UTC).isoformat())
         if code != 0:
             raise StepError(
                 f"{self.name} ended with code {code}: {_cause(errors)}\n(log: {log}; to run it alone: "
@@ -129,16 +138,51 @@ class Step:
             for key in kept | now.keys()
             if before.get(key) != now.get(key)
         )
+        changed += changes(content["config"], self._config()) if "config" in content else ()
         if changed:
             raise RuntimeError(
                 f"{self.output_dir} holds this step with other settings ({'; '.join(changed)}); "
                 "choose another output_dir, or delete that folder"
             )
+        if content.get("complete"):
+            self._check_needed(content.get("after", {}))
         return content
 
-    def _remember(self, *, complete: bool, seconds: float) -> None:
-        content = {"complete": complete, "seconds": round(seconds, 1), "values": self._decisive()}
+    def _check_needed(self, finished: Mapping[str, str]) -> None:
+        """A network must not stand beside thresholds, rows or networks that were made from one before it."""
+        for step in self.after:
+            made = finished.get(step._title)
+            if made is not None and step._finished() != made:
+                raise RuntimeError(
+                    f"{self.output_dir} holds a {self.name} that was made after another run of {step._title} than "
+                    f"that in {step.output_dir}; choose another output_dir, or delete the former"
+                )
+
+    @property
+    def _title(self) -> str:
+        return f"{self.output_dir.parent.name}/{self.name}"
+
+    def _finished(self) -> str | None:
+        """When it was, where that is remembered."""
+        content = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        return content.get("finished") if content.get("complete") else None
+
+    def _remember(self, *, complete: bool, seconds: float, **times: Any) -> None:
+        content = {
+            "complete": complete,
+            "seconds": round(seconds, 1),
+            **times,
+            "after": {step._title: step._finished() for step in self.after},
+            "values": self._decisive(),
+            "config": self._config(),
+        }
         write_text_whole(self.record, json.dumps(content, indent=2) + "\n")
+
+    def _config(self) -> dict[str, Any]:
+        """What the bundle's files say, but for what only labels results."""
+        files = [str(file) for name in self.configs if (file := self.bundle.config(name)).is_file()]
+        content: dict[str, Any] = ConfigParser.load_config_files(files)
+        return {key: value for key, value in content.items() if key not in _LABELS}
 
     def _decisive(self) -> dict[str, Any]:
         """What decides the outcome; where things lie does not."""

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import types
 from typing import Any
 
 import pytest
@@ -83,8 +84,12 @@ def test_accumulated_sum_is_clipped_once() -> None:
     torch.manual_seed(1)
     norms: list[float | None] = []
     clip = GradientClipHandler(max_norm=3.0)
-    run = Steps(batches(100.0, 90.0, 80.0), clip, accumulation_steps=2)
-    run.engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: norms.append(clip.last_norm))
+    noted = types.SimpleNamespace(
+        attach=lambda engine: engine.add_event_handler(Events.ITERATION_COMPLETED, lambda: norms.append(clip.last_norm))
+    )
+    run = Steps(batches(100.0, 90.0, 80.0), clip, noted, accumulation_steps=2)
+    # Nothing is clipped before the sum is there: clipping the first gradient would change its weight in the sum.
+    assert norms[0] is None and norms[1] == pytest.approx(float(plain.gradients[0].norm()), rel=1e-3)
     assert [len(plain.gradients), len(run.gradients)] == [2, 2]  # the end of the epoch steps too
     for mine, sum_ in zip(run.gradients, plain.gradients, strict=True):
         assert torch.allclose(mine, sum_ * 3 / sum_.norm(), rtol=1e-3)

@@ -52,6 +52,13 @@ def test_sigmoid_channels_may_overlap() -> None:
     assert foreground(soft, 2, prediction="sigmoid", truth=True).tolist() == [[[False, True], [False, True]]]
 
 
+def test_channels_that_overlap_are_no_softmax_truth() -> None:
+    truth = torch.tensor([[[1, 1, 0, 0], [1, 1, 1, 0], [0, 1, 0, 0]]])  # core in whole, enhancing in core
+    with pytest.raises(ValueError, match=r"must be one-hot with 'softmax'.*prediction='sigmoid'"):
+        foreground(truth, 2, prediction="softmax", truth=True)
+    assert foreground(truth, 3, prediction="sigmoid", truth=True).sum().item() == 6
+
+
 def test_one_sigmoid_channel_takes_a_binary_map() -> None:
     assert dice_counts(
         torch.tensor([[[1.0, -1.0, 1.0]]]), torch.tensor([[[1, 1, 0]]]), 1, prediction="sigmoid"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 
 import matplotlib.image
@@ -44,6 +45,18 @@ def test_frames_files_and_folders_give_the_same_table(tmp_path: Path) -> None:
     for table in tables[1:]:
         pd.testing.assert_frame_equal(table, tables[0])
     pd.testing.assert_frame_equal(tables[0].drop(columns="arm"), summarise(frame, METRIC))
+
+
+def test_arms_that_were_attacked_in_other_ways_are_told(tmp_path: Path) -> None:
+    one, other = folder(tmp_path / "one", rows(0.9)), folder(tmp_path / "other", rows(0.8))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_comparison({"STD": one, "SAT": other, "frame": rows(0.7)}, tmp_path / "alike", metric=METRIC)
+    (other / "summary.json").write_text(json.dumps({"attack": {"steps": 20}, "seconds": 9}))
+    with pytest.warns(
+        UserWarning, match=r"SAT, seed 1 .here. was not attacked as STD .there.: attack.steps: 7 there, 20"
+    ):
+        write_comparison({"STD": one, "SAT": {1: other}}, tmp_path / "unlike", metric=METRIC)
 
 
 def test_arms_keep_their_order_and_seeds_are_told_apart() -> None:

@@ -78,6 +78,12 @@ def test_long_names_do_not_squeeze_the_axes(tmp_path: Path) -> None:
     assert widths[0] > 600
 
 
+def test_a_name_with_a_path_leaves_room_for_the_curve(tmp_path: Path) -> None:
+    """Wider than the picture, it would leave none, of which matplotlib warns."""
+    named = table(1).assign(arm="SAT (epsilon=1, initial_weights=" + "/a_folder" * 15 + "/model.pt)")
+    plot_curves(named, tmp_path / "curve.png")
+
+
 def test_one_unnamed_arm_without_interval(tmp_path: Path) -> None:
     alone = table(1).drop(columns="arm").assign(low=np.nan, high=np.nan)
     plot_curves(alone, tmp_path / "curve.png")

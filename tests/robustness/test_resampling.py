@@ -129,3 +129,9 @@ def test_the_average_sees_one_resample_at_all_levels() -> None:
 def test_wrong_arguments_are_refused(rows: int, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         bootstrap(frame_of(4, 2).head(rows), DiceIndices(num_classes=3).summary, **options)  # type: ignore[arg-type]
+
+
+def test_rows_without_a_group_are_refused() -> None:
+    frame = pd.DataFrame({"case": ["a", "b", None], "x": [1.0, 2.0, 3.0]})
+    with pytest.raises(ValueError, match="1 rows have no 'case' to resample by"):
+        bootstrap(frame, by_repetition(lambda rows: {"mean": rows["x"].mean()}), group="case", samples=10)

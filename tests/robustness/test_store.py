@@ -27,6 +27,7 @@ def test_levels_are_kept_apart(tmp_path: Path) -> None:
     store.write(1, rows(0, 1))
     store.write(1.0, rows(4))
     store.write(1.5, rows(2))
+    store.write(1.52, rows(3))
     assert store.finished(1) == {0, 1, 4}
     assert store.finished(1.5) == {2}
     assert store.read(1)["case"].tolist() == ["007", "NA", "NA"]

@@ -78,6 +78,20 @@ def test_steps_come_after_what_they_need(bundle: Bundle) -> None:
     assert [called(step) for step in steps] == list(expected)
 
 
+def test_every_seed_has_a_clean_network_and_thresholds_of_its_own(bundle: Bundle) -> None:
+    for step in plan(bundle, "std", "amat:initial_weights=std", seeds=[3, 5]).steps():
+        for path in step.paths.values():
+            assert f"seed={step.values['seed']}" in str(path)
+        assert step.name != "train" or "amat" not in str(step.output_dir) or len(step.paths) == 2
+
+
+def test_arms_with_one_name_are_refused(bundle: Bundle) -> None:
+    with pytest.raises(ValueError, match=r"two arms would share the label 'sat 5'; leave one out"):
+        plan(bundle, "std", "sat:5", "sat:5")
+    with pytest.raises(ValueError, match=r"two arms would share the folder 'sat_initial_weights=a_b\.pt'"):
+        plan(bundle, "sat:initial_weights=a/b.pt", "sat:initial_weights=a_b.pt")
+
+
 def test_arms_that_start_from_the_clean_network_train_it_first(bundle: Bundle) -> None:
     made = plan(bundle, "sat:epsilon=10,initial_weights=std", "amat:initial_weights=std", "sat:5", seeds=[3])
     steps = {called(step): step for step in made.steps()}

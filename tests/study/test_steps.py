@@ -71,6 +71,48 @@ def test_a_step_that_failed_is_tried_again_and_its_time_adds_up(bundle: Bundle, 
     assert json.loads(step.record.read_text())["complete"] is True
 
 
+def test_the_time_of_an_attempt_that_was_killed_with_its_study_counts(bundle: Bundle, tmp_path: Path) -> None:
+    step = script(bundle, tmp_path / "out", "pass")
+    step.output_dir.mkdir()
+    step._remember(complete=False, seconds=100.0, open_since=5000.0)
+    log = step.output_dir / "train.log"
+    log.touch()
+    os.utime(log, (5020.0, 5020.0))  # it lived for 20 s at least
+    assert 120.0 <= step.run() < 150.0
+    assert "open_since" not in json.loads(step.record.read_text())
+
+
+def test_what_a_bundles_file_says_is_remembered(bundle: Bundle, tmp_path: Path) -> None:
+    file = bundle.config("train")
+    file.write_text('{"optimizer": {"momentum": 0.9}, "metric_label": "Dice"}')
+    step = script(bundle, tmp_path / "out", "pass")
+    step.run()
+    file.write_text('{"optimizer": {"momentum": 0.9}, "metric_label": "ADI"}')
+    assert step.done()  # labels decide nothing
+    file.write_text('{"optimizer": {"momentum": 0}, "metric_label": "ADI"}')
+    with pytest.raises(RuntimeError, match=r"other settings \(optimizer.momentum: 0.9 there, 0 here\)"):
+        step.done()
+    # Records of before files were remembered stay what they were.
+    content = json.loads(step.record.read_text())
+    del content["config"]
+    step.record.write_text(json.dumps(content))
+    assert step.done()
+
+
+def test_what_was_made_of_another_run_before_is_refused(bundle: Bundle, tmp_path: Path) -> None:
+    first = script(bundle, tmp_path / "std" / "seed=0", "pass")
+    second = dataclasses.replace(script(bundle, tmp_path / "amat" / "seed=0", "pass"), after=[first])
+    first.run()
+    second.run()
+    assert second.done()
+    first.record.unlink()
+    with pytest.raises(RuntimeError, match=r"a train that was made after another run of std/train than that in .*std"):
+        second.done()
+    first.run()
+    with pytest.raises(RuntimeError, match="choose another output_dir, or delete the former"):
+        second.run()
+
+
 def test_other_settings_in_the_same_folder_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     script(bundle, tmp_path / "out", "pass", epsilon="5", seed=0).run()
     with pytest.raises(RuntimeError, match=r"other settings \(epsilon: '5', now '6'\); choose another output_dir"):

@@ -196,6 +196,33 @@ def test_each_term_has_its_own_threshold(make: MakeTrainer) -> None:
     assert bool((trainer.margins.values <= 0.5 + 1e-5).all())
 
 
+def test_the_noisy_image_is_judged(make: MakeTrainer) -> None:
+    trainer = make(AMATSettings(step=0.5, steps=1, thresholds=ACCEPTS_ALL))
+    trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    trainer.loss = torch.tensor(1.0)
+    last = trainer._prepare.last
+    # Clean losses below every threshold, noisy ones above: line 9 of Algorithm 1 is about the latter.
+    worse = {name: values + 2e9 for name, values in last.noisy_measured.terms.items()}
+    trainer._prepare.last = dataclasses.replace(
+        last, noisy_measured=dataclasses.replace(last.noisy_measured, terms=worse)
+    )
+    trainer.run_callbacks("on_train_batch_end")
+    assert bool((trainer.margins.values <= 0.5 + 1e-5).all())
+
+
+def test_margins_wait_until_the_thresholds_are_known(make: MakeTrainer) -> None:
+    """The step that ends the warm-up is judged by none, and moves none."""
+    trainer = make(AMATSettings(step=0.5, steps=1, thresholds=RunningThresholds(k=100.0, warmup=1)))
+    margins = []
+    for _ in range(2):
+        trainer.preprocess_batch(next(iter(trainer.train_loader)))
+        trainer.loss = torch.tensor(1.0)
+        trainer.run_callbacks("on_train_batch_end")
+        margins.append(trainer.margins.values.clone())
+    assert bool((margins[0] == 0.5).all())
+    assert bool((margins[1] > 0.9).all())
+
+
 class KilledError(Exception):
     pass
 
