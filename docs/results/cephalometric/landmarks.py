@@ -1,6 +1,6 @@
 """Errors of single landmarks, from the rows of the study.
 
-    python docs/results/cephalometric/landmarks.py OUTPUT_DIR/arms [--evaluation forwards]
+    python docs/results/cephalometric/landmarks.py OUTPUT_DIR/arms [--evaluation forwards] [--seed 1]
 
 Prints the median error, which a landmark that was never learnt does not move, and the mean over those landmarks that
 every arm finds within 10 mm on clean images, on average.
@@ -21,8 +21,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("arms", type=Path)
     parser.add_argument("--evaluation", default="robustness")
+    parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    files = sorted(given.arms.glob(f"*/seed=0/{given.evaluation}/robustness.csv"))
+    files = sorted(given.arms.glob(f"*/seed={given.seed}/{given.evaluation}/robustness.csv"))
     rows = {file.parents[2].name: pd.read_csv(file) for file in files}
     errors = {arm: table.set_index("noise_level").filter(regex=r"^error_\d+$") for arm, table in rows.items()}
     clean = pd.DataFrame({arm: table.loc[0.0].mean() for arm, table in errors.items()})
