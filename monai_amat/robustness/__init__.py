@@ -1,7 +1,7 @@
 """Robustness: a network under attack at rising noise, from single samples to tables and pictures."""
 
 from monai_amat.robustness.attacked import Attacked, attack_each
-from monai_amat.robustness.comparison import compare, merge_rows, table_text, write_comparison
+from monai_amat.robustness.comparison import compare, merge_rows, write_comparison
 from monai_amat.robustness.curve import RobustnessCurve
 from monai_amat.robustness.detection_drawing import draw_boxes
 from monai_amat.robustness.detection_files import DetectionFilesHandler
@@ -30,6 +30,7 @@ from monai_amat.robustness.pictures import (
 )
 from monai_amat.robustness.plots import plot_curves
 from monai_amat.robustness.probes import Probe, standard_probes
+from monai_amat.robustness.report import Report, table_text
 from monai_amat.robustness.resampling import Interval, bootstrap, by_repetition
 from monai_amat.robustness.strength import AttackStrength
 from monai_amat.robustness.summary import AVERAGE, summarise
@@ -46,6 +47,7 @@ __all__ = [
     "LandmarkExample",
     "LandmarkExamples",
     "Probe",
+    "Report",
     "RobustnessCurve",
     "RobustnessMetric",
     "SegmentationExamples",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,11 +13,11 @@ import pandas as pd
 from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
 from monai_amat.robustness.metric import RobustnessMetric
-from monai_amat.robustness.plots import plot_curves
+from monai_amat.robustness.report import Report
 from monai_amat.robustness.store import read_rows, write_rows
-from monai_amat.robustness.summary import AVERAGE, nested, summarise
+from monai_amat.robustness.summary import nested, summarise
 
-__all__ = ["Results", "Source", "compare", "merge_rows", "table_text", "write_comparison"]
+__all__ = ["Results", "Source", "compare", "merge_rows", "write_comparison"]
 
 # What a run's summary says of the attack; seeds of the network and the machine may differ.
 _ATTACKED = ("attack", "attack_loss", "loss", "metric", "data", "seed", "settings")
@@ -90,64 +89,23 @@ def compare(
     return _tabulate(rows, metric, group_key, samples, seed)
 
 
-def table_text(table: pd.DataFrame, *, name: str | None = None, digits: int = 3) -> str:
-    """One figure of :func:`compare` as a Markdown table: a row an arm, a column a noise level, intervals in brackets.
-
-    With several seeds the range of their values follows the interval in parentheses.
-
-    Args:
-        table: of :func:`compare`, or of ``summarise``.
-        name: which figure; the headline by default.
-        digits: decimals.
-
-    Raises:
-        ValueError: for a figure that the table has not got.
-
-    Example:
-        >>> row = {"arm": "STD", "noise_level": 0.0, "name": "adi", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1}
-        >>> print(table_text(pd.DataFrame([row]), digits=2))
-        | adi at noise | 0                 |
-        |--------------|-------------------|
-        | STD          | 0.50 [0.40, 0.60] |
-    """
-    chosen = str(table["name"].iloc[0]) if name is None else name
-    rows = table[table["name"] == chosen]
-    if rows.empty:
-        raise ValueError(f"the table holds no {chosen!r}; it holds {sorted(set(table['name']))}")
-    levels = list(dict.fromkeys(rows["noise_level"]))
-    lines = [[f"{chosen} at noise", *(level if level == AVERAGE else f"{level:g}" for level in levels)]]
-    arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [""]
-    for arm in arms:
-        of_arm = rows[rows["arm"] == arm] if "arm" in rows.columns else rows
-        cells = {row["noise_level"]: _cell(row, digits) for row in of_arm.to_dict("records")}
-        lines.append([arm, *(cells.get(level, "") for level in levels)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    texts = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    texts.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(texts)
-
-
 def write_comparison(
     results: Results,
     output_dir: str | Path,
     *,
     metric: RobustnessMetric,
-    ylabel: str | None = None,
-    xlabel: str = "noise level ε",
+    report: Report | None = None,
     group_key: str = "case",
     samples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Write ``robustness.csv`` (all rows), ``summary.json`` and ``curve.png`` of several arms into a folder.
+    """Write ``robustness.csv`` (all rows), ``summary.json``, ``table.md`` and ``curve.png`` of several arms.
 
     Args:
         results: rows by arm, or by arm and seed. What a run's own ``summary.json`` says of how it was made is kept.
         output_dir: where to write; made if need be.
         metric: the metric the rows were made with.
-        ylabel: what the headline figure is called in the picture; its name by default.
-        xlabel: what the noise level is, with its norm and its unit.
+        report: what the figures are called, and which are shown beside the headline.
         group_key: column to resample by.
         samples: bootstrap resamples.
         seed: seed of the bootstrap.
@@ -174,7 +132,7 @@ def write_comparison(
     _warn_of_unlike(attacked)
     summary = {"bootstrap": {"samples": samples, "seed": seed, "level": 0.95, "group": group_key}, "arms": arms}
     write_text_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    plot_curves(table, folder / "curve.png", ylabel=ylabel, xlabel=xlabel)
+    (Report() if report is None else report).write(table, folder)
     return table
 
 
@@ -230,12 +188,3 @@ def _tabulate(rows: pd.DataFrame, metric: RobustnessMetric, group_key: str, samp
 def _extent(tried: pd.DataFrame) -> str:
     levels = ", ".join(f"{level:g}" for level in tried["noise_level"].unique())
     return f"{tried['sample_id'].nunique()} samples at noise {levels}"
-
-
-def _cell(row: Mapping[Any, Any], digits: int) -> str:
-    text = f"{row['value']:.{digits}f}"
-    if not math.isnan(row["low"]):
-        text += f" [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    if row["seeds"] > 1:
-        text += f" ({row['seed_min']:.{digits}f}–{row['seed_max']:.{digits}f})"
-    return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -29,12 +30,14 @@ from monai_amat.files import write_text_whole
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.robustness.describe import describe, environment
 from monai_amat.robustness.metric import RobustnessMetric
-from monai_amat.robustness.plots import plot_curves
+from monai_amat.robustness.report import Report, table_text
 from monai_amat.robustness.samples import batch_column, indexed_behind, loader_like, sample_ids
 from monai_amat.robustness.store import PartStore, write_rows
 from monai_amat.robustness.summary import nested, summarise
 
 __all__ = ["RobustnessCurve"]
+
+logger = logging.getLogger(__name__)
 
 _BOOTSTRAP = {"samples": 1000, "seed": 0, "level": 0.95}
 # What a sample has cost travels with its row, so that a resumed run knows what the whole has cost.
@@ -57,8 +60,8 @@ class RobustnessCurve:
         attack: used at every level; the paper evaluates with 100 steps of ``5·ε/100``.
         noise_levels: every ε, in the units of the network's input; 0 is the clean image.
         metric: what is made of the predictions.
-        output_dir: where rows (``parts/``, ``robustness.csv``), ``settings.json``, ``summary.json`` and ``curve.png``
-            go.
+        output_dir: where rows (``parts/``, ``robustness.csv``), ``settings.json``, ``summary.json``, ``table.md`` and
+            ``curve.png`` go.
         group_key: key of the batch that names the sample's group, the volume say, by which intervals are resampled;
             ``"sample_id"`` where every sample stands for itself.
         extra_keys: further keys of the batch to keep as columns, each a number or text a sample.
@@ -71,6 +74,7 @@ class RobustnessCurve:
         source: network the noise is made on, with its weights loaded; ``network`` itself by default. With another it
             is a transfer attack.
         attack_loss: what the attack raises, on the source; ``loss`` by default.
+        report: what the figures are called in table and pictures, and which are shown beside the headline.
 
     Runs in one process.
 
@@ -98,6 +102,7 @@ class RobustnessCurve:
         settings: Mapping[str, Any] | None = None,
         source: nn.Module | None = None,
         attack_loss: PerSampleLoss | None = None,
+        report: Report | None = None,
     ) -> None:
         self.noise_levels = _checked_levels(noise_levels)
         if data_loader.batch_size is None:
@@ -118,6 +123,7 @@ class RobustnessCurve:
         self.settings = dict(settings or {})
         self.source = source
         self.attack_loss = attack_loss
+        self.report = Report() if report is None else report
         self.store = PartStore(self.output_dir, text_columns=[] if group_key == "sample_id" else [group_key])
 
     def run(self) -> pd.DataFrame:
@@ -180,6 +186,8 @@ class RobustnessCurve:
             inferer=self.inferer,
             decollate=False,
         )
+        evaluator.logger = logger.getChild("evaluator")  # the bar says where it is; ignite would, between its lines
+        evaluator.logger.setLevel(logging.WARNING)
         started = 0.0
 
         def start(engine: Engine) -> None:
@@ -291,7 +299,8 @@ class RobustnessCurve:
         }
         write_rows(self.output_dir / "robustness.csv", rows)
         write_text_whole(self.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        plot_curves(table, self.output_dir / "curve.png")
+        self.report.write(table, self.output_dir)
+        logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, table_text(table))
         return rows
 
 

@@ -13,6 +13,7 @@ __all__ = ["next_step", "write_overlay"]
 KINDS = ("sat", "amat", "robustness")
 # The paper's margins end at four to six times Δ.
 _CAP = 5
+_NOISE = "noise level ε (L2 over an image, as the network gets it)"
 
 
 def write_overlay(
@@ -260,6 +261,11 @@ def _curve(
                 "attack": attack,
                 "noise_levels": noise_levels,
                 "metric": metric,
+                "report": {
+                    "_target_": "monai_amat.robustness.Report",
+                    "ylabel": "average Dice index",
+                    "xlabel": _NOISE,
+                },
                 "output_dir": "$@output_dir + '/robustness'" if "output_dir" in parser else "robustness",
                 "group_key": "sample_id",
                 "extra_keys": [],

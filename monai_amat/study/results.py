@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,9 @@ from monai.bundle import ConfigParser
 from monai_amat.files import write_text_whole
 from monai_amat.networks import load_weights
 from monai_amat.robustness import (
+    Report,
     TrainedMargins,
     differences,
-    plot_curves,
     plot_margins,
     table_text,
     write_comparison,
@@ -35,11 +35,11 @@ __all__ = ["write_results"]
 def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     """Write what a study's steps came to into its folder, or that of its named evaluation.
 
-    ``robustness.csv`` (all rows), ``summary.json``, ``table.md`` (the metric's headline figure, and those that the
-    bundle names as ``further_figures``), ``curve.png`` and, for each of the further ones, ``curve_<name>.png``; with
-    several arms ``differences.csv`` and ``differences.md``; ``costs.csv`` and ``costs.md``; ``margins.png`` where an
-    arm has margins, and ``examples.png``, where the bundle says how to make them; ``strength.csv`` and ``strength.md``
-    where strength was looked at.
+    ``robustness.csv`` (all rows), ``summary.json``, ``table.md`` (the metric's headline figure, and the further ones
+    of the bundle's ``report``), ``curve.png`` and, for each of the further ones, ``curve_<name>.png``; with several
+    arms ``differences.csv`` and ``differences.md``; ``costs.csv`` and ``costs.md``; ``margins.png`` where an arm has
+    margins, and ``examples.png``, where the bundle says how to make them; ``strength.csv`` and ``strength.md`` where
+    strength was looked at.
 
     Args:
         plan: the study, all of whose steps are done.
@@ -57,23 +57,14 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     curves: dict[str, Any] = {arm.label: {seed: plan.curve_dir(arm, seed) for seed in plan.seeds} for arm in plan.arms}
     if len(plan.seeds) == 1:
         curves = {label: by_seed[plan.seeds[0]] for label, by_seed in curves.items()}
-    labels = {
-        argument: parser.get_parsed_content(key)
-        for argument, key in (("ylabel", "metric_label"), ("xlabel", "noise_label"))
-        if key in parser
-    }
+    report = _value(parser, "report") or Report()
     metric = parser.get_parsed_content("metric")
-    table = write_comparison(curves, folder, metric=metric, **labels)
+    table = write_comparison(curves, folder, metric=metric, report=report)
     if len(plan.arms) > 1:
         apart = differences(curves, metric=metric, reference=plan.reference.label)
         write_rows(folder / "differences.csv", apart)
         write_text_whole(folder / "differences.md", table_text(apart) + "\n")
     _describe_study(plan, folder / "summary.json", seconds)
-    further: Mapping[str, str] = _value(parser, "further_figures") or {}
-    _write_tables(table, folder / "table.md", further)
-    for name, label in further.items():
-        xlabel = labels.get("xlabel", "noise level ε")
-        plot_curves(table, folder / f"curve_{name}.png", name=name, ylabel=label, xlabel=xlabel)
     runs = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds} for arm in plan.arms}
     std = {seed: plan.folder(STD, seed) for seed in plan.seeds} if STD in plan.trained else None
     write_costs(runs, folder, std=std)
@@ -111,12 +102,6 @@ def _without_folders(text: str, plan: Plan) -> str:
         return str(path.relative_to(root)) if path.is_relative_to(root) else path.name
 
     return re.sub(r"(?<![^=,'\"\s\[(])/[^,'\"\s\])]+", shortened, text)
-
-
-def _write_tables(table: pd.DataFrame, path: Path, further: Iterable[str]) -> None:
-    """The headline figure's table, and below it those of the figures that the bundle names beside it."""
-    texts = [table_text(table), *(table_text(table, name=name) for name in further)]
-    write_text_whole(path, "\n\n".join(texts) + "\n")
 
 
 def _draw_margins(plan: Plan) -> None:

@@ -24,7 +24,7 @@ from monai_amat.study.process import Processes
 __all__ = ["Step", "StepError"]
 
 # What says how results are shown, and changes none of them.
-_LABELS = ("metric_label", "noise_label", "further_figures", "examples")
+_LABELS = ("metric_label", "noise_label", "further_figures", "report", "examples")
 
 
 class StepError(RuntimeError):

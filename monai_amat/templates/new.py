@@ -14,6 +14,8 @@ from monai_amat.templates.write import write_bundle
 
 __all__ = ["new_bundle"]
 
+_FEW = 5  # test cases, of which a bootstrap has few different resamples
+
 
 def new_bundle(
     bundle_dir: str | Path,
@@ -61,12 +63,16 @@ def _report(root: Path, chosen: SegmentationSettings) -> str:
     each = ", ".join(
         f"{level:g} ({per_value(level, chosen.largest, channels):.3f})" for level in chosen.noise_levels if level
     )
+    parts = chosen.sections
+    few = "; intervals over so few say little" if len(parts.test) < _FEW else ""
     resampled = "" if chosen.spacing is None else f", at {chosen.spacing[0]:g}×{chosen.spacing[1]:g} mm"
     return "\n".join(
         [
             f"{root}: {channels} channel(s), {len(chosen.classes) + 1} classes with the background, {chosen.cases} "
             "cases",
             f"network: patch {chosen.patch_size[0]}×{chosen.patch_size[1]}{resampled}, batch {chosen.batch_size}",
+            f"split: fold 0 of {chosen.n_splits}, {len(parts.train)} cases to train on, {len(parts.validation)} to "
+            f"validate, {len(parts.test)} to test{few}",
             f"noise: ε {each} as an L2 norm over a {height}×{width} slice (in brackets: root mean square over its "
             f"{math.prod(chosen.largest) * channels} values, in standard deviations of the grey values)",
             f"next: python -m monai_amat compare --bundle {quote(str(root))} "

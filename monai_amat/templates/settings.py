@@ -9,6 +9,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from monai_amat.data.decathlon import Split, split
+
 __all__ = ["PAPER", "SegmentationSettings", "paper_settings"]
 
 PAPER = ("hippocampus", "heart", "prostate")
@@ -100,6 +102,11 @@ class SegmentationSettings:
                 raise ValueError(f"{key} must be positive, found {getattr(self, key)}")
         if list(self.noise_levels) != sorted(set(self.noise_levels)) or self.noise_levels[:1] != (0.0,):
             raise ValueError(f"noise_levels must rise from 0, found {self.noise_levels}")
+
+    @property
+    def sections(self) -> Split:
+        """Places of the cases of each section, of the first fold."""
+        return split([f"{i:06d}" for i in range(self.cases)], n_splits=self.n_splits)
 
     @property
     def largest(self) -> tuple[int, int]:

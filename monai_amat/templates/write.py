@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import monai_amat
-from monai_amat.data.decathlon import split
 from monai_amat.files import write_text_whole
 from monai_amat.templates.settings import SegmentationSettings
 
@@ -114,7 +113,7 @@ def _values(settings: SegmentationSettings) -> dict[str, Any]:
     channels = settings.channels if inputs > 1 else ("image",)
     height, width = settings.largest
     pixels = height * width * inputs
-    parts = split([f"{i:06d}" for i in range(settings.cases)], n_splits=settings.n_splits)
+    parts = settings.sections
     return {
         **own,
         "eval_size": "@patch_size" if settings.eval_size is None else list(settings.eval_size),

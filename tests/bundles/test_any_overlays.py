@@ -18,7 +18,7 @@ JUDGEMENT = ("thresholds_file", "thresholds", "threshold_shift", "acceptance")
 ATTACKED = ("checkpoint", "section", "test_cases", "evaluation_steps", "evaluation_attack")
 CURVE = (
     *(*ATTACKED, "robustness_dir", "noise_levels", "metric_label", "noise_label", "further_figures"),
-    *("metric", "curve", "examples"),
+    *("report", "metric", "curve", "examples"),
 )
 STRENGTH = (
     *("overlay_of", "strength_samples", "strength_noise_levels", "strength_steps", "huge_radius", "source_checkpoint"),

@@ -205,6 +205,8 @@ def test_evaluation_and_curve_come_to_the_same_figures(run: Run, seeing: Path, t
     rows = pd.read_csv(tmp_path / "robustness" / "robustness.csv", dtype={"case": str})
     assert rows.groupby("noise_level")["case"].nunique().tolist() == [6, 6]
     assert rows[rows["noise_level"] == 1.0]["noise_norm"].max() <= 1.0 + 1e-4
+    for name in ("curve.png", "curve_map.png", "examples.png", "table.md"):
+        assert (tmp_path / "robustness" / name).is_file()
 
 
 def test_a_network_that_ultralytics_saved_is_attacked_like_one_of_ours(run: Run, seeing: Path, tmp_path: Path) -> None:

@@ -237,7 +237,9 @@ def test_evaluation_and_robustness_curve_come_to_the_same_figures(
     assert rows[rows["noise_level"] == 0.0]["noise_norm"].max() == 0.0
     assert rows[rows["noise_level"] == 2.0]["noise_norm"].to_numpy() == pytest.approx(2.0, rel=1e-4)
     assert set(rows["case"]) == {"phantom_007", "phantom_011"}  # the test section of fifteen cases
-    assert matplotlib.image.imread(folder / "curve.png").shape[2] >= 3
+    for name in ("curve.png", "curve_tvdi.png", "examples.png"):
+        assert matplotlib.image.imread(folder / name).shape[2] >= 3
+    assert (folder / "table.md").read_text().startswith("| adi at noise")
 
     stamps = {path: path.stat().st_mtime_ns for path in folder.rglob("parts/**/*.csv")}
     bundle.run("robustness", output_dir=str(tmp_path), **common)

@@ -141,7 +141,8 @@ def test_evaluation_and_robustness_curve_come_to_the_same_figures(
     rows = pd.read_csv(folder / "robustness.csv", dtype={"case": str})
     assert set(rows["case"]) == {"201", "202", "203"}
     assert rows[rows["noise_level"] == 0.5]["noise_norm"].to_numpy() == pytest.approx(0.5, abs=0.02)
-    assert (folder / "curve.png").is_file()
+    for name in ("curve.png", "curve_sdr_2.png", "examples.png", "table.md"):
+        assert (folder / name).is_file()
 
 
 def test_errors_are_in_millimetres_of_the_native_image(

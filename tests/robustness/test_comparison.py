@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from monai_amat.metrics import DiceIndices
-from monai_amat.robustness import compare, merge_rows, summarise, table_text, write_comparison
+from monai_amat.robustness import Report, compare, merge_rows, summarise, table_text, write_comparison
 from monai_amat.robustness.comparison import Results
 
 METRIC = DiceIndices(num_classes=2)
@@ -87,8 +87,8 @@ def test_table_text_aligns_and_shows_intervals_and_seeds() -> None:
 def test_what_is_written_is_whole_and_says_where_it_comes_from(tmp_path: Path) -> None:
     results = {"STD": folder(tmp_path / "std", rows(0.5)), "AMAT": folder(tmp_path / "amat", rows(0.9))}
     output = tmp_path / "out"
-    table = write_comparison(results, output, metric=METRIC, ylabel="Average Dice index")
-    assert sorted(file.name for file in output.iterdir()) == ["curve.png", "robustness.csv", "summary.json"]
+    table = write_comparison(results, output, metric=METRIC, report=Report(ylabel="Average Dice index"))
+    assert sorted(file.name for file in output.iterdir()) == ["curve.png", "robustness.csv", "summary.json", "table.md"]
     merged = pd.read_csv(output / "robustness.csv", dtype={"case": str})
     assert merged.groupby("arm", sort=False).size().to_dict() == {"STD": 24, "AMAT": 24}
     assert merged["case"].iloc[0] == "000"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from monai_amat.attacks import ProjectedGradientDescent, Restarts
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.losses import DiceCELoss
 from monai_amat.metrics import AverageDiceIndex, DiceIndices
-from monai_amat.robustness import RobustnessCurve
+from monai_amat.robustness import Report, RobustnessCurve
 
 MakeCurve = Callable[..., RobustnessCurve]
 
@@ -79,7 +80,7 @@ def test_files_say_what_they_are_of(make_curve: MakeCurve, tmp_path: Path) -> No
     rows = make_curve(settings={"transforms": "plain"}).run()
     folder = tmp_path / "run"
     assert sorted(file.name for file in folder.iterdir()) == [
-        *("curve.png", "parts", "robustness.csv", "settings.json", "summary.json")
+        *("curve.png", "parts", "robustness.csv", "settings.json", "summary.json", "table.md")
     ]
     pd.testing.assert_frame_equal(pd.read_csv(folder / "robustness.csv", dtype={"case": str}), rows)
     text = (folder / "summary.json").read_text()
@@ -96,6 +97,28 @@ def test_files_say_what_they_are_of(make_curve: MakeCurve, tmp_path: Path) -> No
     assert summary["versions"]["torch"] == torch.__version__
     assert str(tmp_path) not in text
     assert matplotlib.image.imread(folder / "curve.png").std() > 0.02
+
+
+def test_a_run_ends_with_its_table_and_where_it_lies(
+    make_curve: MakeCurve, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    report = Report(ylabel="ADI", further={"tvdi": "Dice over all voxels"})
+    with caplog.at_level(logging.INFO):
+        make_curve(report=report).run()
+    told = (tmp_path / "run" / "table.md").read_text()
+    assert told.startswith("| adi at noise") and "| tvdi at noise" in told
+    # Nothing of ignite's between the lines of the bar.
+    (message,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.INFO)
+    assert message.startswith(f"robustness, 10 samples: {tmp_path / 'run'}")
+    assert told.split("\n\n")[0] in message
+    assert (tmp_path / "run" / "curve_tvdi.png").is_file()
+
+
+def test_what_training_left_the_data_set_at_does_not_matter(make_curve: MakeCurve, tmp_path: Path) -> None:
+    fresh = make_curve().run()
+    trained = make_curve(output_dir=tmp_path / "other")
+    trained.data.set_epoch(7)
+    pd.testing.assert_frame_equal(trained.run(), fresh, check_exact=True)
 
 
 def test_an_interrupted_run_goes_on_to_the_same_end(make_curve: MakeCurve, network: Any, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_a_bundle_without_examples_gets_no_picture_of_them(study: Any, hippocamp
     bundle = Path(shutil.copytree(hippocampus, tmp_path / "bundle"))
     file = bundle / "configs" / "robustness.json"
     content = json.loads(file.read_text())
-    del content["examples"]
+    del content["examples"], content["run"][1]
     file.write_text(json.dumps(content))
     study("std", bundle=bundle).run()
     assert {path.name for path in (tmp_path / "study").iterdir()} == {

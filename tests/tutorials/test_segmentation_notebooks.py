@@ -57,6 +57,7 @@ def test_from_a_clone_to_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     told, pictures = executed("from_clone_to_curve", tmp_path, monkeypatch)
     assert pictures == 1
     assert "bundle: 1 channel(s), 3 classes with the background, 15 cases" in told
+    assert "split: fold 0 of 5, 12 cases to train on, 1 to validate, 2 to test; intervals over so few" in told
     assert re.search(r"noise: ε [\d.]+ \(0\.\d+\)", told)
     rows = {line.split("|")[1].strip(): figures(line) for line in told.splitlines() if line.startswith("| S")}
     assert set(rows) == {"STD", "SAT"}
