@@ -58,7 +58,7 @@ EVERYWHERE: dict[str, Overlay] = {
 }
 SEGMENTATION: dict[str, Overlay] = {
     **EVERYWHERE,
-    "evaluate": ((), {"validate#slices", "validate#evaluator", *EVALUATE}, {*ATTACKED, "epsilon"}),
+    "evaluate": ((), {"validate#slices", "validate#evaluator", *EVALUATE}, {*ATTACKED, "epsilon", "evaluation_dir"}),
     "robustness": ((), {"validate#slices", "run"}, {*CURVE, "test_slices"}),
     "strength": (("robustness",), {"validate#slices", "run"}, {*STRENGTH}),
     "amat_path": (
@@ -85,7 +85,7 @@ OVERLAYS: dict[str, dict[str, Overlay]] = {
         "evaluate": (
             (),
             {"validate#images", "validate#evaluator", "validate#additional_metrics", *EVALUATE},
-            {*ATTACKED, "epsilon", "attack_heatmap", "attack_loss"},
+            {*ATTACKED, "epsilon", "evaluation_dir", "attack_heatmap", "attack_loss"},
         ),
         "robustness": ((), {"validate#images", "run"}, {*CURVE, "attack_heatmap", "attack_loss"}),
         "strength": (
@@ -98,7 +98,7 @@ OVERLAYS: dict[str, dict[str, Overlay]] = {
     },
     "bccd": {
         **EVERYWHERE,
-        "evaluate": ((), {"validate#images", *EVALUATE}, {*ATTACKED, "epsilon", "raw_outputs"}),
+        "evaluate": ((), {"validate#images", *EVALUATE}, {*ATTACKED, "epsilon", "evaluation_dir", "raw_outputs"}),
         "robustness": ((), {"validate#images", "run"}, {*CURVE, "raw_outputs"}),
         "strength": (("robustness",), {"validate#images", "run"}, {*STRENGTH}),
         "amat_path": (("amat",), {"rule"}, {"overlay_of"}),

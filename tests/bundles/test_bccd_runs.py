@@ -194,9 +194,9 @@ def test_evaluation_and_curve_come_to_the_same_figures(run: Run, seeing: Path, t
     run("robustness", output_dir=str(tmp_path), **common)
     levels = json.loads((tmp_path / "robustness" / "summary.json").read_text())["levels"]
     for epsilon in (0.0, 1.0):
-        folder = tmp_path / f"evaluate_{epsilon}"
-        run("evaluate", output_dir=str(folder), epsilon=epsilon, **common)
-        figures = dict(line.split(",") for line in (folder / "metrics.csv").read_text().split())
+        run("evaluate", output_dir=str(tmp_path), epsilon=epsilon, **common)
+        told = (tmp_path / f"epsilon={epsilon:g}" / "metrics.csv").read_text()
+        figures = dict(line.split(",") for line in told.split())
         for ours, theirs in (("iou", "iou_true"), ("iou_detected", "iou_detected"), ("map", "map"), ("map50", "map50")):
             value = levels[f"{epsilon:g}"][theirs]["value"]
             expected = float("nan") if value is None else value

@@ -223,9 +223,9 @@ def test_evaluation_and_robustness_curve_come_to_the_same_figures(
     levels = json.loads((folder / "summary.json").read_text())["levels"]
     clean_loss = {}
     for epsilon in (0.0, 2.0):
-        output = tmp_path / f"evaluate_{epsilon}"
-        bundle.run("evaluate", output_dir=str(output), epsilon=epsilon, **common)
-        metrics = dict(line.split(",") for line in (output / "metrics.csv").read_text().split())
+        bundle.run("evaluate", output_dir=str(tmp_path), epsilon=epsilon, **common)
+        told = (tmp_path / f"epsilon={epsilon:g}" / "metrics.csv").read_text()
+        metrics = dict(line.split(",") for line in told.split())
         assert set(metrics) == {"val_adi", "val_adi_1", "val_adi_2", "val_tvdi", "val_tvdi_1", "val_tvdi_2"}
         for name in ("adi", "tvdi"):
             assert float(metrics[f"val_{name}"]) == pytest.approx(levels[f"{epsilon:g}"][name]["value"], abs=1e-6)

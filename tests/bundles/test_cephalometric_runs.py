@@ -130,9 +130,9 @@ def test_evaluation_and_robustness_curve_come_to_the_same_figures(
     folder = tmp_path / "robustness"
     levels = json.loads((folder / "summary.json").read_text())["levels"]
     for epsilon in (0.0, 0.5):
-        output = tmp_path / f"evaluate_{epsilon}"
-        cephalometric.run("evaluate", output_dir=str(output), epsilon=epsilon, **common)
-        metrics = dict(line.split(",") for line in (output / "metrics.csv").read_text().split())
+        cephalometric.run("evaluate", output_dir=str(tmp_path), epsilon=epsilon, **common)
+        told = (tmp_path / f"epsilon={epsilon:g}" / "metrics.csv").read_text()
+        metrics = dict(line.split(",") for line in told.split())
         figures = ("mre", "sdr_2", "sdr_2.5", "sdr_3", "sdr_4")
         assert set(metrics) == {f"val_{name}" for name in figures}
         for name in figures:
