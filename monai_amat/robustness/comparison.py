@@ -20,7 +20,10 @@ from monai_amat.robustness.summary import nested, summarise
 __all__ = ["Results", "Source", "compare", "merge_rows", "write_comparison"]
 
 # What a run's summary says of the attack; seeds of the network and the machine may differ.
-_ATTACKED = ("attack", "attack_loss", "loss", "metric", "data", "seed", "settings")
+_ATTACKED = (
+    *("attack", "source", "attack_loss", "loss", "prepare_batch", "inferer"),
+    *("metric", "data", "seed", "settings"),
+)
 
 Source = str | Path | pd.DataFrame
 """Rows of a run: a frame, a ``robustness.csv``, or the folder that holds one."""

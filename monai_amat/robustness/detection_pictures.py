@@ -193,7 +193,7 @@ class DetectionExamples:
         of equals.
 
         Raises:
-            ValueError: when no image has any object.
+            ValueError: when there is no image.
         """
         attacked = attack_each(
             networks,
@@ -215,10 +215,10 @@ class DetectionExamples:
             item = dataset[i]
             present = [label for label in item[self.target_key][:, 0].tolist() if label >= 0]
             rank = len(set(present)), -len(present)
-            if present and (chosen is None or rank > best):
+            if chosen is None or rank > best:
                 chosen, best = item, rank
         if chosen is None:
-            raise ValueError(f"none of the {len(dataset)} images has an object to show")
+            raise ValueError("there is no image to show")
         return chosen
 
 

@@ -178,7 +178,7 @@ class LandmarkExamples:
         """Take the image with the most landmarks, the first of equals, attack it under each network, draw the grid.
 
         Raises:
-            ValueError: when no image has any landmark.
+            ValueError: when there is no image.
         """
         batch = list_data_collate([self._choose(dataset)])
         attacked = attack_each(
@@ -192,7 +192,7 @@ class LandmarkExamples:
         plot_landmark_examples(make_landmark_examples(attacked, decode=self.decode), path)
 
     def _choose(self, dataset: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-        chosen, most = None, 0
+        chosen, most = None, -1
         for i in range(len(dataset)):
             item = dataset[i]
             present = _numpy(item[self.landmark_key])
@@ -202,7 +202,7 @@ class LandmarkExamples:
             if most == len(present):  # no other has more: the rest need not be loaded
                 break
         if chosen is None:
-            raise ValueError(f"none of the {len(dataset)} images has a landmark to show")
+            raise ValueError("there is no image to show")
         return chosen
 
 

@@ -26,6 +26,9 @@ class Report:
         xlabel: the noise level, with its norm and its unit.
         further: figures to show beside the headline, by name, and what they are called.
 
+    Raises:
+        TypeError: for further figures without what they are called.
+
     Example:
         >>> Report(ylabel="average Dice", further={"tvdi": "Dice over all voxels"}).further
         {'tvdi': 'Dice over all voxels'}
@@ -34,6 +37,12 @@ class Report:
     ylabel: str | None = None
     xlabel: str = "noise level ε"
     further: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.further, Mapping):
+            raise TypeError(
+                f"further figures are names and what they are called, {{'tvdi': '…'}}; got {self.further!r}"
+            )
 
     def write(self, table: pd.DataFrame, folder: str | Path) -> None:
         """Write ``table.md``, ``curve.png`` and, for each of the further figures, ``curve_<name>.png``.

@@ -51,7 +51,7 @@ def write_overlay(
         num_classes: output channels of the network, background among them with ``softmax``; needed for
             ``robustness``.
         prediction: ``softmax`` where channels exclude each other, ``sigmoid`` where each stands for itself; by default
-            ``sigmoid`` where the trainer's loss says so, as MONAI's do.
+            ``sigmoid`` where the trainer's loss says so, as MONAI's do, of labels that it takes as they are.
         checkpoint: the trained weights, or a reference such as ``@ckpt``; needed for ``robustness``.
         trainer: id of the trainer.
         evaluator: id of the evaluator, for ``robustness``.
@@ -110,7 +110,9 @@ def next_step(config_files: Sequence[str | Path], output: str | Path, overlay: d
 def _prediction(parser: ConfigParser, trainer: str) -> str:
     loss = _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
     told = parser.get(loss[1:]) if isinstance(loss, str) and loss.startswith("@") else loss
-    return "sigmoid" if isinstance(told, dict) and told.get("sigmoid") is True else "softmax"
+    # Labels that the loss makes one-hot have a channel for the background: the largest channel is the class then.
+    own = isinstance(told, dict) and told.get("sigmoid") is True and told.get("to_onehot_y") is not True
+    return "sigmoid" if own else "softmax"
 
 
 def _weights(checkpoint: str | Path | None) -> str:
@@ -172,7 +174,7 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
         dataset: {"_target_": "monai_amat.data.IndexedDataset", "dataset": _required(own, "dataset", loader)},
         f"{trainer}#loss_function": "@amat#loss",
         prepare: "@amat#prepare_batch",
-        **{f"{saver}#save_dir": _within(own_folder, kind) for saver, own_folder in _savers(parser.get(), "")},
+        **{f"{saver}#save_dir": _within(parser, own_folder, kind) for saver, own_folder in _savers(parser.get(), "")},
         # Attached by initialize, not through the list of handlers: bundles slice that list by rank.
         ("+initialize" if "initialize" in parser else "initialize"): [
             f"$@amat#{name}.attach(@{trainer})" for name in handlers
@@ -226,11 +228,13 @@ def _savers(content: Any, key: str) -> Iterator[tuple[str, str]]:
         yield from _savers(part, f"{key}#{name}" if key else str(name))
 
 
-def _within(folder: str, name: str) -> str:
-    """A folder of a configuration with one more name: a path, a reference or an expression."""
-    if folder.startswith("$"):
-        return f"$({folder[1:]}) + '/{name}'"
-    return f"${folder} + '/{name}'" if folder.startswith("@") else f"{folder}/{name}"
+def _within(parser: ConfigParser, folder: str, name: str) -> str:
+    """A folder of a configuration with one more name: a path, a reference, a macro or an expression."""
+    while folder.startswith("%"):
+        folder = str(parser.get(folder[1:].replace("::", "#")))
+    if folder.startswith(("$", "@")):
+        return f"$str({folder.removeprefix('$')}) + '/{name}'"
+    return f"{folder}/{name}"
 
 
 def _curve(

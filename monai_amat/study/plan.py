@@ -78,7 +78,7 @@ class Plan:
         for what in ("label", "folder"):
             names = [getattr(arm, what).casefold() for arm in self.arms]
             if twice := sorted({name for name in names if names.count(name) > 1}):
-                raise ValueError(f"two arms would share the {what} {twice[0]!r}; leave one out, or rename its overlay")
+                raise ValueError(f"two arms would share the {what} {twice[0]!r}; leave one out")
         if self.compared_with not in (None, *(arm.spec for arm in self.arms)):
             known = ", ".join(arm.spec for arm in self.arms)
             raise ValueError(f"the reference {self.compared_with!r} is none of the arms, which are {known}")

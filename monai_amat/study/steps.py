@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import re
 import shlex
 import sys
@@ -23,8 +24,8 @@ from monai_amat.study.process import Processes
 
 __all__ = ["Step", "StepError"]
 
-# What says how results are shown, and changes none of them.
-_LABELS = ("metric_label", "noise_label", "further_figures", "report", "examples")
+# What says how results are shown or how work is spread, and changes no figure.
+_INDIFFERENT = ("metric_label", "noise_label", "further_figures", "report", "examples", "imports", "num_workers")
 
 
 class StepError(RuntimeError):
@@ -104,8 +105,7 @@ class Step:
             return float(before["seconds"])
         log = self.output_dir / f"{self.name}.log"
         spent = float(before.get("seconds", 0.0))
-        if "open_since" in before and log.is_file():  # killed with its study: it was alive when it last wrote
-            spent += max(0.0, log.stat().st_mtime - before["open_since"])
+        spent += _spent_until_killed(before.get("open"), log)
         started = time.perf_counter()
         # MONAI warns of every configuration it parses; ours come with the bundle that the user named.
         arguments = [sys.executable, "-W", "ignore::UserWarning:monai.bundle.scripts", *self.command()]
@@ -116,7 +116,8 @@ class Step:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RuntimeError(f"another process is at {self.output_dir}; wait for it, or stop it") from None
-            self._remember(complete=False, seconds=spent, open_since=time.time())
+            opened = {"since": time.time(), "inode": os.fstat(stream.fileno()).st_ino}
+            self._remember(complete=False, seconds=spent, open=opened)
             code, errors = (processes or Processes()).run(arguments, stream, environment)
         spent += time.perf_counter() - started
         self._remember(complete=code == 0, seconds=spent, finished=datetime.now(UTC).isoformat())
@@ -131,24 +132,28 @@ class Step:
         if not self.record.is_file():
             return {}
         content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
-        before, now = content["values"], self._decisive()
+        before, now = _without_indifferent(content["values"]), self._decisive()
         kept = {key for key in before if key in now or self.reads(key)}
         changed = sorted(
             f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
             for key in kept | now.keys()
             if before.get(key) != now.get(key)
         )
-        changed += changes(content["config"], self._config()) if "config" in content else ()
+        # A step that failed may have failed of what its files said. What it kept to go on from is guarded by itself.
+        if content["complete"] and "config" in content:
+            changed += changes(self._concerning(content["config"]), self._config())
         if changed:
             raise RuntimeError(
-                f"{self.output_dir} holds this step with other settings ({'; '.join(changed)}); "
-                "choose another output_dir, or delete that folder"
+                f"{self.output_dir} holds {self.name} with other settings ({'; '.join(changed)}); choose another "
+                f"output_dir, or delete {self.record} and what {self.name} made there"
             )
-        if content.get("complete"):
-            self._check_needed(content.get("after", {}))
+        self._check_needed(content.get("after", {}))
+        # With a network more to start from, as a transfer attack does, there is more to do.
+        if "after" in content and content["after"].keys() != {step._title for step in self.after}:
+            content["complete"] = False
         return content
 
-    def _check_needed(self, finished: Mapping[str, str]) -> None:
+    def _check_needed(self, finished: Mapping[str, str | None]) -> None:
         """A network must not stand beside thresholds, rows or networks that were made from one before it."""
         for step in self.after:
             made = finished.get(step._title)
@@ -179,14 +184,34 @@ class Step:
         write_text_whole(self.record, json.dumps(content, indent=2) + "\n")
 
     def _config(self) -> dict[str, Any]:
-        """What the bundle's files say, but for what only labels results."""
+        """What the bundle's files say to this step."""
         files = [str(file) for name in self.configs if (file := self.bundle.config(name)).is_file()]
-        content: dict[str, Any] = ConfigParser.load_config_files(files)
-        return {key: value for key, value in content.items() if key not in _LABELS}
+        return self._concerning(ConfigParser.load_config_files(files))
+
+    def _concerning(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            key: value
+            for key, value in _without_indifferent(content).items()
+            if key not in self.values and self.reads(key)
+        }
 
     def _decisive(self) -> dict[str, Any]:
         """What decides the outcome; where things lie does not."""
-        return {"configs": list(self.configs), **{key: _text(value) for key, value in self.values.items()}}
+        values = _without_indifferent(self.values)
+        return {"configs": list(self.configs), **{key: _text(value) for key, value in values.items()}}
+
+
+def _without_indifferent(content: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in content.items() if re.split("#|::", key)[0] not in _INDIFFERENT}
+
+
+def _spent_until_killed(opened: Mapping[str, Any] | None, log: Path) -> float:
+    """Seconds of an attempt that was killed with its study: it was alive when it last wrote to its log."""
+    if opened is None or not log.is_file():
+        return 0.0
+    told = log.stat()
+    # A copy of the log has been written when it was copied.
+    return max(0.0, told.st_mtime - opened["since"]) if told.st_ino == opened["inode"] else 0.0
 
 
 def _cause(errors: str) -> str:

@@ -57,6 +57,10 @@ def test_arms_that_were_attacked_in_other_ways_are_told(tmp_path: Path) -> None:
         UserWarning, match=r"SAT, seed 1 .here. was not attacked as STD .there.: attack.steps: 7 there, 20"
     ):
         write_comparison({"STD": one, "SAT": {1: other}}, tmp_path / "unlike", metric=METRIC)
+    # Noise that was made on another network is another attack.
+    (other / "summary.json").write_text(json.dumps({"attack": {"steps": 7}, "source": "1a2b"}))
+    with pytest.warns(UserWarning, match="SAT .here. was not attacked as STD .there.: source"):
+        write_comparison({"STD": one, "SAT": other}, tmp_path / "transfer", metric=METRIC)
 
 
 def test_arms_keep_their_order_and_seeds_are_told_apart() -> None:

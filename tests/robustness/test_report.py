@@ -39,3 +39,8 @@ def test_a_figure_that_there_is_not_is_refused_before_anything_is_written(tmp_pa
     with pytest.raises(ValueError, match="the table holds no 'map'"):
         Report(further={"map": "mAP"}).write(table(), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_alone_are_refused_before_anything_is_attacked() -> None:
+    with pytest.raises(TypeError, match=r"names and what they are called, .* got \['tvdi'\]"):
+        Report(further=["tvdi"])  # type: ignore[arg-type]

@@ -135,13 +135,18 @@ def test_the_bundles_own_weights_stay(foreign: Path, tmp_path: Path) -> None:
         {**saver, "save_dir": "@ckpt_dir", "final_filename": "model.pt"},
         {**saver, "save_dir": "$@ckpt_dir + '/more'", "final_filename": "model.pt"},
         {**saver, "save_dir": str(tmp_path / "plain"), "final_filename": "model.pt"},
+        {**saver, "save_dir": "$pathlib.Path(@ckpt_dir) / 'path'", "final_filename": "model.pt"},
+        {**saver, "save_dir": "%other_dir", "final_filename": "model.pt"},
     ]
+    content["imports"].append("$import pathlib")
+    content["other_dir"] = "$@ckpt_dir + '/other'"
     foreign.write_text(json.dumps(content))
     overlay = foreign.with_name("sat.json")
     write_overlay("sat", [foreign], overlay, steps=1)
     workflow(foreign, overlay).run()
     written = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("model.pt")}
-    assert written == {"models/sat/model.pt", "models/more/sat/model.pt", "plain/sat/model.pt"}
+    folders = ("models", "models/more", "plain", "models/path", "models/other")
+    assert written == {f"{folder}/sat/model.pt" for folder in folders}
 
 
 def test_the_command_line_says_what_comes_next(foreign: Path, capsys: Any) -> None:
@@ -157,6 +162,24 @@ def test_the_command_line_says_what_comes_next(foreign: Path, capsys: Any) -> No
     assert main(["overlay", "robustness", "--config_file", str(foreign), "--output", str(out), *more]) == 0
     assert "one folder a network: --amat#curve#output_dir" in capsys.readouterr().out
     assert json.loads(out.read_text())["amat"]["curve"]["metric"]["prediction"] == "sigmoid"
+
+
+@pytest.mark.parametrize(
+    ("loss", "expected"),
+    [
+        ({"sigmoid": True}, "sigmoid"),
+        ({"sigmoid": True, "to_onehot_y": True}, "softmax"),  # channel 0 is the background there
+        ({"softmax": True, "to_onehot_y": True}, "softmax"),
+        ({}, "softmax"),
+    ],
+)
+def test_what_channels_are_is_read_from_the_loss(foreign: Path, loss: dict[str, bool], expected: str) -> None:
+    content = json.loads(foreign.read_text())
+    content["loss"] = {"_target_": "monai.losses.DiceLoss", **loss}
+    foreign.write_text(json.dumps(content))
+    overlay = foreign.with_name("attack.json")
+    write_overlay("robustness", [foreign], overlay, num_classes=2, checkpoint="@weights")
+    assert json.loads(overlay.read_text())["amat"]["curve"]["metric"]["prediction"] == expected
 
 
 def test_networks_of_one_channel_are_attacked(foreign: Path, tmp_path: Path) -> None:

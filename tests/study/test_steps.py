@@ -71,32 +71,61 @@ def test_a_step_that_failed_is_tried_again_and_its_time_adds_up(bundle: Bundle, 
     assert json.loads(step.record.read_text())["complete"] is True
 
 
-def test_the_time_of_an_attempt_that_was_killed_with_its_study_counts(bundle: Bundle, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("copied", "expected"), [(False, 120.0), (True, 100.0)])
+def test_the_time_of_an_attempt_that_was_killed_with_its_study_counts(
+    bundle: Bundle, tmp_path: Path, copied: bool, expected: float
+) -> None:
     step = script(bundle, tmp_path / "out", "pass")
     step.output_dir.mkdir()
-    step._remember(complete=False, seconds=100.0, open_since=5000.0)
     log = step.output_dir / "train.log"
     log.touch()
+    step._remember(complete=False, seconds=100.0, open={"since": 5000.0, "inode": log.stat().st_ino + copied})
     os.utime(log, (5020.0, 5020.0))  # it lived for 20 s at least
-    assert 120.0 <= step.run() < 150.0
-    assert "open_since" not in json.loads(step.record.read_text())
+    assert expected <= step.run() < expected + 15.0
+    assert "open" not in json.loads(step.record.read_text())
 
 
 def test_what_a_bundles_file_says_is_remembered(bundle: Bundle, tmp_path: Path) -> None:
     file = bundle.config("train")
-    file.write_text('{"optimizer": {"momentum": 0.9}, "metric_label": "Dice"}')
-    step = script(bundle, tmp_path / "out", "pass")
+    file.write_text('{"optimizer": {"momentum": 0.9}, "metric_label": "Dice", "max_epochs": 100}')
+    step = script(bundle, tmp_path / "out", "pass", max_epochs=3)
     step.run()
-    file.write_text('{"optimizer": {"momentum": 0.9}, "metric_label": "ADI"}')
-    assert step.done()  # labels decide nothing
+    file.write_text('{"optimizer": {"momentum": 0.9}, "metric_label": "ADI", "max_epochs": 77, "num_workers": 0}')
+    assert step.done()  # labels and workers decide nothing, nor does what is given as a value
+    assert dataclasses.replace(step, values={**step.values, "metric_label": "IoU"}).done()
     file.write_text('{"optimizer": {"momentum": 0}, "metric_label": "ADI"}')
-    with pytest.raises(RuntimeError, match=r"other settings \(optimizer.momentum: 0.9 there, 0 here\)"):
+    with pytest.raises(RuntimeError, match=r"train with other settings \(optimizer.momentum: 0.9 there, 0 here\)"):
         step.done()
+    # What the step does not read, as training does not what only the attack has.
+    assert dataclasses.replace(step, reads=lambda key: key != "optimizer").done()
     # Records of before files were remembered stay what they were.
     content = json.loads(step.record.read_text())
     del content["config"]
     step.record.write_text(json.dumps(content))
     assert step.done()
+
+
+def test_a_step_that_failed_of_its_files_is_run_again_when_they_are_mended(bundle: Bundle, tmp_path: Path) -> None:
+    file = bundle.config("train")
+    file.write_text('{"prediction": "sigmiod"}')
+    step = script(bundle, tmp_path / "out", f"import pathlib; assert 'oid' in pathlib.Path(r'{file}').read_text()")
+    with pytest.raises(StepError):
+        step.run()
+    file.write_text('{"prediction": "sigmoid"}')
+    step.run()
+    assert step.done()
+
+
+def test_a_step_with_more_to_start_from_is_run_again(bundle: Bundle, tmp_path: Path) -> None:
+    first = script(bundle, tmp_path / "std" / "seed=0", "pass")
+    alone = script(bundle, tmp_path / "sat" / "seed=0", "pass")
+    first.run()
+    alone.run()
+    both = dataclasses.replace(alone, after=[first])
+    assert alone.done()
+    assert not both.done()
+    both.run()
+    assert both.done()
 
 
 def test_what_was_made_of_another_run_before_is_refused(bundle: Bundle, tmp_path: Path) -> None:
@@ -110,6 +139,11 @@ def test_what_was_made_of_another_run_before_is_refused(bundle: Bundle, tmp_path
         second.done()
     first.run()
     with pytest.raises(RuntimeError, match="choose another output_dir, or delete the former"):
+        second.run()
+    # Nor does what was killed go on from it.
+    content = json.loads(second.record.read_text())
+    second.record.write_text(json.dumps({**content, "complete": False}))
+    with pytest.raises(RuntimeError, match="made after another run of std/train"):
         second.run()
 
 
