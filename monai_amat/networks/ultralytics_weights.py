@@ -18,7 +18,7 @@ __all__ = ["load_ultralytics_weights"]
 
 def load_ultralytics_weights(
     model: nn.Module, path: str | Path, *, trust: bool = False, transfer: bool = False
-) -> None:
+) -> dict[str, Any]:
     """Load the weights of a checkpoint of ultralytics (its averaged ones, where it has such) into a model.
 
     Args:
@@ -27,6 +27,9 @@ def load_ultralytics_weights(
         trust: run the code in the file; see :class:`~monai_amat.networks.YOLOv5`.
         transfer: take a file of other classes, and leave the layers that make classes as they are.
 
+    Returns:
+        what the file says that the network was trained with: ``image_size`` and ``classes``, each where it does.
+
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is refused, damaged, or of another architecture or number of classes.
@@ -34,14 +37,14 @@ def load_ultralytics_weights(
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no ultralytics weights at {path}; give the path of a .pt file that ultralytics wrote")
-    source = _source(path, trust)
+    source, trained_with = _source(path, trust)
     here, there = _classes(model), _classes(source)
     state, own = source.float().state_dict(), model.state_dict()
     of_classes = f"model.{len(_layers(model)) - 1}.cv3."  # the branch whose width depends on their number
     if here != there and not transfer:
         raise ValueError(
             f"{path} is of {there} classes, the network has {here}: build it with classes={there}, or give "
-            "transfer=True to start from these weights with new class layers"
+            "YOLOv5 transfer=True to start from these weights with new class layers"
         )
     wrong = [
         *(f"{name} is missing" for name in own.keys() - state.keys()),
@@ -59,10 +62,11 @@ def load_ultralytics_weights(
         )
     kept = {name: value for name, value in own.items() if here != there and name.startswith(of_classes)}
     model.load_state_dict({**state, **kept})
+    return trained_with
 
 
-def _source(path: Path, trust: bool) -> Any:
-    """The network in a file."""
+def _source(path: Path, trust: bool) -> tuple[Any, dict[str, Any]]:
+    """The network in a file, and what the file says that it was trained with."""
     if path.suffix != ".pt":
         raise ValueError(f"{path} is no .pt file of ultralytics; weights of MONAI go through load_weights")
     if not trust and not zipfile.is_zipfile(path):
@@ -77,7 +81,7 @@ def _source(path: Path, trust: bool) -> Any:
         advice = (
             ""
             if trust
-            else "; if you know who made the file, and only then, trust=True loads it by running the code in it"
+            else "; if you know who made the file, and only then, YOLOv5(trust=True) loads it by running the code in it"
         )
         raise ValueError(
             f"{path} is refused by the {'' if trust else 'safe '}loader of ultralytics: {_reason(error)}{advice}"
@@ -87,7 +91,19 @@ def _source(path: Path, trust: bool) -> Any:
         raise ValueError(f"{path} holds a bare state dict: load it with monai_amat.networks.load_weights")
     if not isinstance(found, nn.Module) or not isinstance(_layers(found)[-1], from_ultralytics("Detect")):
         raise ValueError(f"{path} holds no detection network of ultralytics, but a {type(found).__name__}")
-    return found
+    return found, _trained_with(found, content.get("train_args") if isinstance(content, Mapping) else None)
+
+
+def _trained_with(network: Any, arguments: Any) -> dict[str, Any]:
+    size = arguments.get("imgsz") if isinstance(arguments, Mapping) else None
+    names = getattr(network, "names", None)
+    classes = [str(names[i]) for i in sorted(names)] if isinstance(names, Mapping) else []
+    said: dict[str, Any] = {}
+    if size is not None:
+        said["image_size"] = [size, size] if isinstance(size, int) else list(size)
+    if classes != [str(i) for i in range(len(classes))]:  # which it calls them where nobody named them
+        said["classes"] = classes
+    return said
 
 
 def _reason(error: Exception) -> str:

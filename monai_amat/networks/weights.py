@@ -44,7 +44,7 @@ def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
             this package, or a bare state dict; for :class:`~monai_amat.networks.YOLOv5` also a ``.pt`` file that
             ultralytics wrote.
         settings: what the network is used with. A file that keeps another value of one of them is refused; one that
-            keeps none is not.
+            keeps none is not. Files of ultralytics keep ``image_size`` and ``classes``.
 
     Raises:
         FileNotFoundError: when there is no such file.
@@ -58,7 +58,7 @@ def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
         found = _read(path)
     if found is None and isinstance(network, YOLOv5) and path.suffix == ".pt":
         # ultralytics saves whole networks, which its own loader takes apart.
-        load_ultralytics_weights(network.model, path)
+        _check_settings(path, load_ultralytics_weights(network.model, path), settings or {})
         return network
     state, kept = found or _read(path)  # again, for what it says
     wrong = mismatches(network, state)
@@ -103,7 +103,10 @@ def _check_settings(path: Path, kept: Any, here: Mapping[str, Any]) -> None:
         # The command line makes a tuple of (100,80), a configuration a list.
         there, now = (str(list(v) if isinstance(v, tuple) else v) for v in (kept[key], here[key]))
         if there != now:
-            raise ValueError(f'{path} was trained with {key} {there}, not {now}: give --{key} "{there}"')
+            raise ValueError(
+                f'{path} was trained with {key} {there}, not {now}: give --{key} "{there}", or leave {key} out of the '
+                "settings to be checked (trained_with)"
+            )
 
 
 def mismatches(

@@ -122,7 +122,7 @@ class RobustnessCurve:
         self.progress = progress
         self.settings = dict(settings or {})
         self.source = source
-        self.attack_loss = attack_loss
+        self.attack_loss = None if attack_loss is loss else attack_loss
         self.report = Report() if report is None else report
         self.store = PartStore(self.output_dir, text_columns=[] if group_key == "sample_id" else [group_key])
 

@@ -17,7 +17,7 @@ MARGINS = ("delta", "max_margin", "margins", "rule", "margin_handler", "margin_s
 JUDGEMENT = ("thresholds_file", "thresholds", "threshold_shift", "acceptance")
 ATTACKED = ("checkpoint", "section", "test_cases", "evaluation_steps", "evaluation_attack")
 CURVE = (
-    *(*ATTACKED, "robustness_dir", "noise_levels", "metric_label", "noise_label", "further_figures"),
+    *(*ATTACKED, "attack_loss", "robustness_dir", "noise_levels", "metric_label", "noise_label", "further_figures"),
     *("report", "metric", "curve", "examples"),
 )
 STRENGTH = (
@@ -87,7 +87,7 @@ OVERLAYS: dict[str, dict[str, Overlay]] = {
             {"validate#images", "validate#evaluator", "validate#additional_metrics", *EVALUATE},
             {*ATTACKED, "epsilon", "evaluation_dir", "attack_heatmap", "attack_loss"},
         ),
-        "robustness": ((), {"validate#images", "run"}, {*CURVE, "attack_heatmap", "attack_loss"}),
+        "robustness": ((), {"validate#images", "run"}, {*CURVE, "attack_heatmap"}),
         "strength": (
             ("robustness",),
             {"validate#images", "run"},

@@ -85,7 +85,8 @@ def test_a_plain_training_leaves_its_files(std: Path) -> None:
     models = {f"models/{name}.pt" for name in ("model", "resume_epoch=0001", "resume_epoch=0002")}
     assert models | {"thresholds.json"} <= written
     assert {name for name in written if not name.startswith("logs/")} == models | {"thresholds.json"}
-    assert torch.load(std / "models" / "model.pt", weights_only=True)["settings"] == {"image_size": [64, 64]}
+    kept = torch.load(std / "models" / "model.pt", weights_only=True)["settings"]
+    assert kept == {"image_size": [64, 64], "classes": ["RBC", "WBC", "Platelets"]}
     resumed = YOLOv5(3, "n")
     resumed.load_state_dict(state(std)["objects"]["network"])
     assert network_fingerprint(resumed) == network_fingerprint(trained(std))

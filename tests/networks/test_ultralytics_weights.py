@@ -179,3 +179,23 @@ def test_a_file_without_a_network_says_so(tmp_path: Path) -> None:
     (tmp_path / "empty.pt").write_bytes(stream.getvalue())
     with pytest.raises(ValueError, match=r"empty\.pt holds no detection network of ultralytics, but a NoneType"):
         YOLOv5(3, "n", weights=tmp_path / "empty.pt")
+
+
+def test_what_a_file_says_of_its_training_is_checked(trained: YOLOv5, tmp_path: Path) -> None:
+    network = half(trained)
+    network.__dict__["names"] = {0: "Platelets", 1: "RBC", 2: "WBC"}
+    file = write(tmp_path / "best.pt", ema=network, train_args={"imgsz": 640})
+    here = {"image_size": (640, 640), "classes": ["Platelets", "RBC", "WBC"]}
+    load_weights(YOLOv5(3, "n"), file, here)
+    with pytest.raises(ValueError, match=r"with image_size \[640, 640\], not \[160, 160\]: give --image_size"):
+        load_weights(YOLOv5(3, "n"), file, {**here, "image_size": [160, 160]})
+    with pytest.raises(ValueError, match=r"with classes \['Platelets', 'RBC', 'WBC'\], not \['RBC', 'WBC', 'Plate"):
+        load_weights(YOLOv5(3, "n"), file, {**here, "classes": ["RBC", "WBC", "Platelets"]})
+    # A file that says nothing of either.
+    plain = half(trained)
+    plain.__dict__["names"] = {i: str(i) for i in range(3)}
+    load_weights(
+        YOLOv5(3, "n"),
+        write(tmp_path / "plain.pt", ema=plain, train_args={}),
+        {"image_size": [160, 160], "classes": ["a"]},
+    )

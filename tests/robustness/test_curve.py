@@ -114,6 +114,13 @@ def test_a_run_ends_with_its_table_and_where_it_lies(
     assert (tmp_path / "run" / "curve_tvdi.png").is_file()
 
 
+def test_the_loss_itself_as_what_the_attack_raises_is_no_other_attack(make_curve: MakeCurve, tmp_path: Path) -> None:
+    loss = DiceCELoss()
+    make_curve(loss=loss).run()
+    make_curve(loss=loss, attack_loss=loss).run()  # else what is kept would be refused
+    assert "attack_loss" not in json.loads((tmp_path / "run" / "summary.json").read_text())
+
+
 def test_what_training_left_the_data_set_at_does_not_matter(make_curve: MakeCurve, tmp_path: Path) -> None:
     fresh = make_curve().run()
     trained = make_curve(output_dir=tmp_path / "other")

@@ -185,7 +185,8 @@ def test_steps_that_need_nothing_of_each_other_run_at_once(
     arms = ("std", "sat:1", "amat")
     table = study(*arms).run()
     for record in (tmp_path / "study").glob("arms/*/*/*.json"):
-        record.write_text(record.read_text().replace('"complete": true', '"complete": false'))
+        if "complete" in json.loads(record.read_text()):
+            record.unlink()
     pretender = Pretender(in_process.named)
     monkeypatch.setattr(Processes, "run", lambda self, *given: pretender.run(self, *given))
     monkeypatch.setenv("OMP_NUM_THREADS", "")
