@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -53,14 +52,17 @@ def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}; train the network first, or give the path of its weights")
-    found = None
-    with suppress(ValueError):
-        found = _read(path)
-    if found is None and isinstance(network, YOLOv5) and path.suffix == ".pt":
-        # ultralytics saves whole networks, which its own loader takes apart.
-        _check_settings(path, load_ultralytics_weights(network.model, path), settings or {})
+    whole: YOLOv5 | None = None
+    try:
+        state, kept = _read(path)
+    except ValueError:
+        if not isinstance(network, YOLOv5) or path.suffix != ".pt":
+            raise
+        whole = network
+    if whole is not None:
+        # ultralytics saves whole networks, which its own loader takes apart; below, so that its errors come alone.
+        _check_settings(path, load_ultralytics_weights(whole.model, path), settings or {})
         return network
-    state, kept = found or _read(path)  # again, for what it says
     wrong = mismatches(network, state)
     if wrong:
         raise ValueError(

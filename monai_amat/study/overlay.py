@@ -108,7 +108,7 @@ def next_step(config_files: Sequence[str | Path], output: str | Path, overlay: d
 
 
 def _prediction(parser: ConfigParser, trainer: str) -> str:
-    loss = _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
+    loss = _loss(parser, trainer)
     told = parser.get(loss[1:]) if isinstance(loss, str) and loss.startswith("@") else loss
     # Labels that the loss makes one-hot have a channel for the background: the largest channel is the class then.
     own = isinstance(told, dict) and told.get("sigmoid") is True and told.get("to_onehot_y") is not True
@@ -132,7 +132,6 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
     own = _part(parser, loader, "its data loader")
     dataset = f"{loader}#dataset"
     prepare = f"{trainer}#prepare_batch"
-    folder = f"$@output_dir + '/{kind}_resume'" if "output_dir" in parser else f"{kind}_resume"
     parts: dict[str, Any] = {
         "epsilon": epsilon,
         "loss": {"_target_": "monai_amat.losses.PerSample", "loss": engine.get("loss_function")},
@@ -148,7 +147,7 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
         "epoch_seed": {"_target_": "monai_amat.handlers.EpochSeedHandler"},
         "resume": {
             "_target_": "monai_amat.handlers.ResumeCheckpoint",
-            "save_dir": folder,
+            "save_dir": _output(parser, f"{kind}_resume"),
             "objects": {},
             "settings": {
                 "kind": kind,
@@ -167,7 +166,8 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
     else:
         attack["random_start"] = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat#epsilon"}
         length = f"(@{trainer}#epoch_length or len(@{loader}))" if "epoch_length" in engine else f"len(@{loader})"
-        _adapt(parts, trainer, loader, f"$max(1, @{trainer}#max_epochs * {length} // 10)", folder)
+        warmup = f"$max(1, @{trainer}#max_epochs * {length} // 10)"
+        _adapt(parts, trainer, loader, warmup, table=_output(parser, f"{kind}_resume/margins.csv"))
         handlers.insert(1, "margin_stats")
     return {
         "amat": parts,
@@ -182,9 +182,8 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
     }
 
 
-def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, folder: str) -> None:
+def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, table: str) -> None:
     """Every sample's own margin in the place of ε."""
-    table = f"{folder} + '/margins.csv'" if folder.startswith("$") else f"{folder}/margins.csv"
     parts |= {
         "max_margin": f"${_CAP} * @amat#epsilon",
         "warmup": warmup,
@@ -228,6 +227,11 @@ def _savers(content: Any, key: str) -> Iterator[tuple[str, str]]:
         yield from _savers(part, f"{key}#{name}" if key else str(name))
 
 
+def _output(parser: ConfigParser, name: str) -> str:
+    """Where something of the overlay's own goes: in the bundle's folder of outputs, where it has one."""
+    return f"$@output_dir + '/{name}'" if "output_dir" in parser else name
+
+
 def _within(parser: ConfigParser, folder: str, name: str) -> str:
     """A folder of a configuration with one more name: a path, a reference, a macro or an expression."""
     while folder.startswith("%"):
@@ -254,14 +258,13 @@ def _curve(
         )
     loader = _reference(engine, "val_data_loader", evaluator)
     own = _part(parser, loader, "its data loader")
-    loss = _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
     return {
         "amat": {
             "curve": {
                 "_target_": "monai_amat.robustness.RobustnessCurve",
                 "network": f"$monai_amat.networks.load_weights({network}, {weights})",
                 "data_loader": f"@{loader}",
-                "loss": {"_target_": "monai_amat.losses.PerSample", "loss": loss},
+                "loss": {"_target_": "monai_amat.losses.PerSample", "loss": _loss(parser, trainer)},
                 "attack": attack,
                 "noise_levels": noise_levels,
                 "metric": metric,
@@ -270,7 +273,7 @@ def _curve(
                     "ylabel": "average Dice index",
                     "xlabel": _NOISE,
                 },
-                "output_dir": "$@output_dir + '/robustness'" if "output_dir" in parser else "robustness",
+                "output_dir": _output(parser, "robustness"),
                 "group_key": "sample_id",
                 "extra_keys": [],
                 **{key: engine[key] for key in ("inferer", "prepare_batch") if key in engine},
@@ -283,6 +286,10 @@ def _curve(
         ("+imports" if "imports" in parser else "imports"): ["$import monai_amat"],
         "run": ["$@amat#curve.run()"],
     }
+
+
+def _loss(parser: ConfigParser, trainer: str) -> Any:
+    return _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
 
 
 def _part(parser: ConfigParser, key: str, what: str) -> dict[str, Any]:

@@ -117,10 +117,11 @@ class Step:
             except BlockingIOError:
                 raise RuntimeError(f"another process is at {self.output_dir}; wait for it, or stop it") from None
             opened = {"since": time.time(), "inode": os.fstat(stream.fileno()).st_ino}
-            self._remember(complete=False, seconds=spent, open=opened)
+            about = self._about()  # as it is run; files may change meanwhile
+            self._remember(about, complete=False, seconds=spent, open=opened)
             code, errors = (processes or Processes()).run(arguments, stream, environment)
         spent += time.perf_counter() - started
-        self._remember(complete=code == 0, seconds=spent, finished=datetime.now(UTC).isoformat())
+        self._remember(about, complete=code == 0, seconds=spent, finished=datetime.now(UTC).isoformat())
         if code != 0:
             raise StepError(
                 f"{self.name} ended with code {code}: {_cause(errors)}\n(log: {log}; to run it alone: "
@@ -129,9 +130,9 @@ class Step:
         return spent
 
     def _remembered(self) -> dict[str, Any]:
-        if not self.record.is_file():
+        content = self._recorded()
+        if not content:
             return {}
-        content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8"))
         before, now = _without_indifferent(content["values"]), self._decisive()
         kept = {key for key in before if key in now or self.reads(key)}
         changed = sorted(
@@ -169,18 +170,23 @@ class Step:
 
     def _finished(self) -> str | None:
         """When it was, where that is remembered."""
-        content = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        content = self._recorded()
         return content.get("finished") if content.get("complete") else None
 
-    def _remember(self, *, complete: bool, seconds: float, **times: Any) -> None:
-        content = {
-            "complete": complete,
-            "seconds": round(seconds, 1),
-            **times,
+    def _recorded(self) -> dict[str, Any]:
+        content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        return content
+
+    def _about(self) -> dict[str, Any]:
+        """What it is run with."""
+        return {
             "after": {step._title: step._finished() for step in self.after},
             "values": self._decisive(),
             "config": self._config(),
         }
+
+    def _remember(self, about: Mapping[str, Any], *, complete: bool, seconds: float, **times: Any) -> None:
+        content = {"complete": complete, "seconds": round(seconds, 1), **times, **about}
         write_text_whole(self.record, json.dumps(content, indent=2) + "\n")
 
     def _config(self) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def test_the_time_of_an_attempt_that_was_killed_with_its_study_counts(
     step.output_dir.mkdir()
     log = step.output_dir / "train.log"
     log.touch()
-    step._remember(complete=False, seconds=100.0, open={"since": 5000.0, "inode": log.stat().st_ino + copied})
+    step._remember(
+        step._about(), complete=False, seconds=100.0, open={"since": 5000.0, "inode": log.stat().st_ino + copied}
+    )
     os.utime(log, (5020.0, 5020.0))  # it lived for 20 s at least
     assert expected <= step.run() < expected + 15.0
     assert "open" not in json.loads(step.record.read_text())
