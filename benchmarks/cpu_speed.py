@@ -44,7 +44,7 @@ class Variant:
         threads: threads of one operator.
         channels_last: memory format of weights and images.
         bfloat16: run under autocast.
-        compiled: through ``torch.compile``.
+        compiled: through `torch.compile`.
     """
 
     name: str
@@ -84,7 +84,7 @@ def _capable(name: str) -> bool:
 
 
 def losses_of(variant: Variant, workload: Workload) -> Callable[[Tensor], Tensor]:
-    """The losses ``(n,)`` of the workload's first samples at given images; its network is frozen by the caller."""
+    """The losses `(n,)` of the workload's first samples at given images; its network is frozen by the caller."""
     network, labels = workload.network, workload.labels
     if variant.channels_last:
         # nn.Module.to, in place; a network of one's own for every variant.

@@ -18,8 +18,7 @@ from torch import Tensor
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.engines import BatchObjective, frozen
-from monai_amat.losses import DetectionLoss
-from monai_amat.networks import YOLOv5
+from monai_amat.tasks.detection import DetectionLoss, YOLOv5
 
 NAME = "detection_loss"
 CLASSES = 3
@@ -35,8 +34,8 @@ class Workload:
     Args:
         network: YOLOv5 in training mode.
         loss: the loss of each image.
-        images: ``(B, 3, H, W)`` in 0..1.
-        target: ``(B, objects, 5)``, class and corners in pixels.
+        images: `(B, 3, H, W)` in 0..1.
+        target: `(B, objects, 5)`, class and corners in pixels.
     """
 
     network: YOLOv5

@@ -22,7 +22,7 @@ RULE = PaperRule(step=DELTA, max_margin=15.0)
 
 
 def visits(size: int, batch: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """IDs, verdicts and noise norms of one step, ``(batch,)`` each."""
+    """IDs, verdicts and noise norms of one step, `(batch,)` each."""
     generator = torch.Generator().manual_seed(seed)
     ids = torch.randint(size, (batch,), generator=generator)
     return ids, torch.rand(batch, generator=generator) < 0.5, torch.full((batch,), DELTA)

@@ -25,8 +25,8 @@ class Memory:
 
     Args:
         before: resident once everything was prepared.
-        held: resident after it, over ``before``, while its result was kept.
-        peak: highest while it ran, over ``before``.
+        held: resident after it, over `before`, while its result was kept.
+        peak: highest while it ran, over `before`.
         gpu: highest that PyTorch had allocated on the GPU, in all; 0 without one.
     """
 
@@ -52,7 +52,7 @@ def megabytes(size: int) -> str:
 
 
 def memory_of(prepare: Callable[..., Callable[[], object]], *arguments: Any) -> Memory:
-    """What the work that ``prepare(*arguments)`` returns takes, done once in a fresh process.
+    """What the work that `prepare(*arguments)` returns takes, done once in a fresh process.
 
     Args:
         prepare: a function of a module, so that the new process finds it; makes all that does not count.

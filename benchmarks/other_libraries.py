@@ -41,7 +41,7 @@ Attack = Callable[[bool], Tensor]
 
 
 class UnitRange(nn.Module):
-    """A network for images in [0, 1] that stand for ``[-bound, bound]``."""
+    """A network for images in [0, 1] that stand for `[-bound, bound]`."""
 
     def __init__(self, network: nn.Module, bound: float) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class UnitRange(nn.Module):
         self.bound = bound
 
     def forward(self, inputs: Tensor) -> Any:
-        """The network's output at ``(2·inputs − 1)·bound``."""
+        """The network's output at `(2·inputs − 1)·bound`."""
         return self.network((2 * inputs - 1) * self.bound)
 
 
@@ -60,7 +60,7 @@ class Task:
     Args:
         workload: network, loss and batch.
         model: the network for images in [0, 1].
-        images: ``(B, 1, H, W)`` in [0, 1].
+        images: `(B, 1, H, W)` in [0, 1].
         epsilon: radius in units of these images.
         steps: gradient steps.
         rel_step: step size over radius.
@@ -74,7 +74,7 @@ class Task:
     rel_step: float
 
     def losses(self, images: Tensor) -> Tensor:
-        """Loss ``(B,)``."""
+        """Loss `(B,)`."""
         losses: Tensor = self.workload.loss(self.model(images), self.workload.labels)
         return losses
 
@@ -107,7 +107,7 @@ def ours(task: Task) -> Attack:
 
 
 def foolbox_pgd(task: Task) -> Attack:
-    """``foolbox.attacks.L2ProjectedGradientDescentAttack`` with its ``get_loss_fn`` overridden, as it invites to."""
+    """`foolbox.attacks.L2ProjectedGradientDescentAttack` with its `get_loss_fn` overridden, as it invites to."""
     foolbox, eagerpy = _library("foolbox"), importlib.import_module("eagerpy")
 
     class SegmentationPGD(foolbox.attacks.L2ProjectedGradientDescentAttack):  # type: ignore[name-defined]
@@ -127,7 +127,7 @@ def foolbox_pgd(task: Task) -> Attack:
 
 
 def torchattacks_pgd(task: Task) -> Attack:
-    """``torchattacks.PGDL2`` with the ``nn.CrossEntropyLoss`` that its module looks up replaced while it runs."""
+    """`torchattacks.PGDL2` with the `nn.CrossEntropyLoss` that its module looks up replaced while it runs."""
     _library("torchattacks")
     module = importlib.import_module("torchattacks.attacks.pgdl2")
     loss = SimpleNamespace(CrossEntropyLoss=lambda: lambda pred, labels: task.workload.loss(pred, labels).sum())

@@ -1,7 +1,7 @@
 """What projected gradient descent costs beyond its gradients: time and memory against a loop that only takes them.
 
 The loop evaluates the network and its input gradient as often as the attack does, at the clean images, and does nothing
-with them: no random start, no step, no projection. The network is seen through ``frozen`` on both sides.
+with them: no random start, no step, no projection. The network is seen through `frozen` on both sides.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def contender(kind: str, workload: Workload, steps: int) -> Callable[[], object]
     """What is timed; the caller freezes the network.
 
     Args:
-        kind: ``BARE``, ``PLAIN`` or ``BATCH``.
+        kind: `BARE`, `PLAIN` or `BATCH`.
         workload: network and batch.
         steps: gradient evaluations.
     """

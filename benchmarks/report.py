@@ -36,7 +36,7 @@ def command_line(name: str, description: str | None) -> argparse.ArgumentParser:
 def parse(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None, quick: Mapping[str, Any]
 ) -> argparse.Namespace:
-    """The options; ``--quick`` puts other defaults in place, over which what is given still wins.
+    """The options; `--quick` puts other defaults in place, over which what is given still wins.
 
     Example:
         >>> parser = command_line("example", None)
@@ -78,7 +78,7 @@ def publish(
 
     Args:
         name: the benchmark's name.
-        options: what :func:`parse` gave.
+        options: what `parse` gave.
         results: what was measured; dataclasses, dictionaries, lists, numbers.
         table: the rows to print.
         device: where it ran; the CPU by default.

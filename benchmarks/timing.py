@@ -27,7 +27,7 @@ class Spread:
     high: float
 
     def text(self, digits: int = 3, factor: float = 1.0) -> str:
-        """``median [low, high]``, each times ``factor``.
+        """`median [low, high]`, each times `factor`.
 
         Example:
             >>> Spread(0.0102, 0.01, 0.012).text(1, factor=1000)
@@ -64,7 +64,7 @@ def interleave(
     """Time every contender once a round; every other round goes backwards.
 
     Two contenders run in the order a, b, b, a, …: whatever drifts slowly (temperature, frequency, other work) weighs on
-    both alike, and so does standing next to oneself. Compare rounds, not totals: :func:`ratios`.
+    both alike, and so does standing next to oneself. Compare rounds, not totals: `ratios`.
 
     Args:
         contenders: what to call, by name.
@@ -104,7 +104,7 @@ def interleave(
 
 
 def ratios(seconds: Mapping[str, Sequence[float]], name: str, base: str) -> Spread:
-    """Seconds of ``name`` over those of ``base``, round by round.
+    """Seconds of `name` over those of `base`, round by round.
 
     Example:
         >>> ratios({"a": [1.0, 10.0, 2.0], "b": [2.0, 20.0, 2.0]}, "b", "a").median

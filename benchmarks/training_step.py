@@ -7,7 +7,7 @@ step each in turn; loading is not timed.
 
 A boundary step takes fewer gradients where samples are rejected on the way, and more forwards, for verdicts. So beside
 the seconds stand both, the share of samples rejected on their clean image already, before any noise, and the gradients
-spent on those and on the others: the overlay's ``floor`` is Δ, so that such a sample gets plain noise of that size, in
+spent on those and on the others: the overlay's `floor` is Δ, so that such a sample gets plain noise of that size, in
 full steps. A step that is cheap because the network is bad is no merit.
 """
 
@@ -32,7 +32,7 @@ from report import command_line, parse, publish
 from timing import interleave, ratios, spread
 from torch import Tensor
 
-from monai_amat.data import write_phantom
+from monai_amat.tasks.segmentation import write_phantom
 
 NAME = "training_step"
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "hippocampus_amat" / "configs"
@@ -78,8 +78,8 @@ class Visits:
     """The samples of one step.
 
     Args:
-        gradients: ``(B,)`` gradient evaluations that the attack reports.
-        clean_accepted: ``(B,)`` whether the clean image is accepted; None where nobody judges.
+        gradients: `(B,)` gradient evaluations that the attack reports.
+        clean_accepted: `(B,)` whether the clean image is accepted; None where nobody judges.
     """
 
     gradients: Tensor
@@ -87,7 +87,7 @@ class Visits:
 
 
 def configuration(folder: Path, dataset_dir: Path, names: Sequence[str], values: dict[str, Any]) -> ConfigParser:
-    """One arm of the bundle, at the scale of ``small.json``."""
+    """One arm of the bundle, at the scale of `small.json`."""
     parser = ConfigParser()
     parser.read_config([str(CONFIGS / f"{name}.json") for name in ("train", *names, "small")])
     fixed = {"device": "$torch.device('cpu')", "dataset_dir": str(dataset_dir), "output_dir": str(folder)}

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from monai_amat.losses import DiceCELoss
-from monai_amat.networks import nnunet_2d
+from monai_amat.tasks.segmentation import DiceCELoss, nnunet_2d
 
 __all__ = ["PATCH", "Workload", "fit", "segmentation"]
 
@@ -24,8 +23,8 @@ class Workload:
     Args:
         network: 2-D nnU-Net, in training mode: with its deep-supervision heads.
         loss: Dice and cross-entropy, one value a sample.
-        images: ``(B, 1, 56, 40)``, z-scored.
-        labels: ``(B, 1, 56, 40)`` uint8, three classes.
+        images: `(B, 1, 56, 40)`, z-scored.
+        labels: `(B, 1, 56, 40)` uint8, three classes.
     """
 
     network: nn.Module

@@ -1,32 +1,106 @@
-"""Adversarial robustness for medical imaging in MONAI: PGD attacks, adaptive-margin training and robustness curves.
+"""Adversarial robustness for medical imaging in MONAI: attacks, adversarial training and robustness curves.
 
-Subpackages are loaded when first used, so ``import monai_amat`` costs nothing and ``monai_amat.data.load_slices`` works
-in a bundle's configuration after ``$import monai_amat``.
+The names that most users need are here: `from monai_amat import PrepareBatchAdversarial`. The rest is in its room, for
+example `monai_amat.attacks` or `monai_amat.tasks.segmentation`. Both are imported when they are first used, so that
+`import monai_amat` costs nothing.
 """
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__all__ = [
-    "__version__",
-    "attacks",
-    "data",
-    "engines",
-    "handlers",
-    "losses",
-    "margins",
-    "metrics",
-    "networks",
-    "robustness",
-    "transforms",
-]
+if TYPE_CHECKING:
+    from monai_amat.attacks import BoundaryPGD, InnerStart, ProjectedGradientDescent, Restarts
+    from monai_amat.data import IndexedDataset, SeededSampler
+    from monai_amat.engines import (
+        AdversarialNoised,
+        PrepareBatchAdversarial,
+        PrepareBatchNoisy,
+        frozen,
+        load_weights,
+        save_weights,
+    )
+    from monai_amat.handlers import (
+        AdaptiveMarginHandler,
+        AdversarialOutputHandler,
+        EpochSeedHandler,
+        ExportHandler,
+        MarginStatsHandler,
+        ThresholdHandler,
+    )
+    from monai_amat.losses import PerSample, PerSampleLoss
+    from monai_amat.margins import (
+        Absolute,
+        BoundaryRule,
+        LinearRadius,
+        MetricAtLeast,
+        PaperRule,
+        PathRule,
+        Relative,
+        RunningThresholds,
+        SampleMargins,
+        Thresholds,
+        UniformRadius,
+    )
+    from monai_amat.robustness import AttackStrength, RobustnessCurve, plot_curves
+    from monai_amat.tasks.detection import DetectionLoss
+    from monai_amat.tasks.landmarks import HeatmapOffsetLoss
+    from monai_amat.tasks.segmentation import DiceCELoss
 
 __version__ = "0.1.0"
 
+_ROOMS = ("attacks", "data", "engines", "handlers", "integrations", "losses", "margins", "robustness", "tasks")
+_HOME = {
+    "Absolute": "margins",
+    "AdaptiveMarginHandler": "handlers",
+    "AdversarialNoised": "engines",
+    "AdversarialOutputHandler": "handlers",
+    "AttackStrength": "robustness",
+    "BoundaryPGD": "attacks",
+    "BoundaryRule": "margins",
+    "DetectionLoss": "tasks.detection",
+    "DiceCELoss": "tasks.segmentation",
+    "EpochSeedHandler": "handlers",
+    "ExportHandler": "handlers",
+    "HeatmapOffsetLoss": "tasks.landmarks",
+    "IndexedDataset": "data",
+    "InnerStart": "attacks",
+    "LinearRadius": "margins",
+    "MarginStatsHandler": "handlers",
+    "MetricAtLeast": "margins",
+    "PaperRule": "margins",
+    "PathRule": "margins",
+    "PerSample": "losses",
+    "PerSampleLoss": "losses",
+    "PrepareBatchAdversarial": "engines",
+    "PrepareBatchNoisy": "engines",
+    "ProjectedGradientDescent": "attacks",
+    "Relative": "margins",
+    "Restarts": "attacks",
+    "RobustnessCurve": "robustness",
+    "RunningThresholds": "margins",
+    "SampleMargins": "margins",
+    "SeededSampler": "data",
+    "ThresholdHandler": "handlers",
+    "Thresholds": "margins",
+    "UniformRadius": "margins",
+    "frozen": "engines",
+    "load_weights": "engines",
+    "plot_curves": "robustness",
+    "save_weights": "engines",
+}
 
-def __getattr__(name: str) -> ModuleType:
-    if name in __all__:
+__all__ = ["__version__", *_ROOMS, *_HOME]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
         return importlib.import_module(f"{__name__}.{name}")
+    if name in _HOME:
+        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,4 +1,4 @@
-"""``python -m monai_amat``: whole studies from the command line."""
+"""`python -m monai_amat`: whole studies from the command line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line and run it.
 
     Args:
-        arguments: as from ``sys.argv[1:]``.
+        arguments: as from `sys.argv[1:]`.
 
     Returns:
         the exit code: 0, 1 after an error that the user can mend, which is printed without a traceback, or 130 after an
@@ -27,8 +27,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except ValueError as error:
         parser.error(str(error))
     # Here, because they load torch and MONAI: --help should not wait for that.
-    from monai_amat.data import write_cells_phantom, write_cephalogram_phantom, write_phantom
     from monai_amat.study import StepError, Study, next_step, quickstart, write_overlay
+    from monai_amat.tasks.detection import write_cells_phantom
+    from monai_amat.tasks.landmarks import write_cephalogram_phantom
+    from monai_amat.tasks.segmentation import write_phantom
     from monai_amat.templates import new_bundle
 
     try:
@@ -191,7 +193,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _values(rest: Sequence[str]) -> dict[str, str]:
-    """``--id value`` pairs that the bundle is to have."""
+    """`--id value` pairs that the bundle is to have."""
     values: dict[str, str] = {}
     words = list(rest)
     while words:

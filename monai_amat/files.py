@@ -16,7 +16,7 @@ __all__ = ["whole_file", "write_text_whole"]
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """A binary file that takes its name only once it is complete and on disk.
 
-    What is written goes to a temporary file beside ``path``, which is flushed, synchronised and renamed at the end; on
+    What is written goes to a temporary file beside `path`, which is flushed, synchronised and renamed at the end; on
     an exception, or a kill, the old file stays as it was.
 
     Raises:
@@ -52,6 +52,6 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write UTF-8 text through :func:`whole_file`."""
+    """Write UTF-8 text through `whole_file`."""
     with whole_file(path) as stream:
         stream.write(text.encode("utf-8"))

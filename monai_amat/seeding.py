@@ -26,7 +26,7 @@ def fold(seed: SupportsIndex, *parts: SupportsIndex) -> int:
         parts: what the draw is for, in a fixed order, for example epoch, sample ID and visit.
 
     Returns:
-        an integer in ``[0, 2**63)``, so that it fits an int64 tensor.
+        an integer in `[0, 2**63)`, so that it fits an int64 tensor.
 
     Raises:
         TypeError: for what is no integer.

@@ -75,7 +75,7 @@ def phantom_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     Fifteen are the fewest that the paper's five folds can split.
     """
-    from monai_amat.data.phantom import write_phantom
+    from monai_amat.tasks.segmentation.phantom import write_phantom
 
     return write_phantom(tmp_path_factory.mktemp("data") / "phantom", volumes=15, seed=0)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,31 +14,34 @@ import monai_amat
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "monai_amat"
+CORE = ["attacks", "losses", "margins", "engines", "handlers", "data", "robustness"]
+SMALL = {"seeding", "files", "changes"}
+"""Single modules that any room may import; they import nothing of ours."""
 ALLOWED = {
-    "seeding": set(),
-    "files": set(),
-    "changes": set(),
-    "attacks": {"seeding"},
-    "losses": set(),
-    "margins": {"losses", "files", "changes"},
-    "engines": {"attacks", "losses", "margins"},
-    "transforms": {"attacks", "losses", "engines"},
-    "networks": {"files"},
-    "metrics": set(),
-    "data": {"seeding", "files", "transforms"},
-    "handlers": {"seeding", "files", "changes", "attacks", "losses", "margins", "engines", "networks"},
-    "robustness": {"files", "changes", "attacks", "losses", "margins", "engines", "metrics", "data"},
-    "trainers": {"seeding", "files", "changes", "data", "attacks", "losses", "margins", "engines", "networks"},
-    "planning": {"data", "networks", "transforms"},
-    "templates": {"files", "data", "networks", "planning"},
-    "study": {"files", "changes", "data", "networks", "robustness"},
-    "__main__": {"data", "study", "templates"},
-    "__init__": set(),
+    **{name: set() for name in SMALL},
+    "attacks": SMALL,
+    "losses": SMALL,
+    "data": SMALL,
+    "margins": {*SMALL, "losses"},
+    "engines": {*SMALL, "attacks", "losses", "margins"},
+    "handlers": {*SMALL, "attacks", "losses", "margins", "engines", "data"},
+    "robustness": {*SMALL, *CORE},
+    "tasks": {*SMALL, *CORE},
+    "integrations": {*SMALL, *CORE, "tasks"},
+    "templates": {*SMALL, *CORE, "tasks"},
+    "study": {*SMALL, *CORE, "tasks", "templates"},
+    "__main__": {*SMALL, *CORE, "tasks", "integrations", "templates", "study"},
 }
+TASKS = ["segmentation", "landmarks", "detection"]
 
 
 def room(file: Path) -> str:
     return file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def sources() -> list[Path]:
+    """All modules but the front door, which names all rooms."""
+    return [file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py"]
 
 
 def imports(file: Path) -> set[str]:
@@ -51,12 +56,12 @@ def imports(file: Path) -> set[str]:
 
 
 def test_every_room_is_listed() -> None:
-    assert {room(file) for file in PACKAGE.rglob("*.py")} == set(ALLOWED)
+    assert {room(file) for file in sources()} == set(ALLOWED)
 
 
 @pytest.mark.parametrize("name", sorted(ALLOWED))
 def test_arrows_run_one_way(name: str) -> None:
-    for file in PACKAGE.rglob("*.py"):
+    for file in sources():
         if room(file) == name:
             ours = {part.split(".")[1] for part in imports(file) if part.startswith("monai_amat.")}
             assert ours - {name} <= ALLOWED[name], f"{file.relative_to(ROOT)} imports {ours - {name} - ALLOWED[name]}"
@@ -65,13 +70,38 @@ def test_arrows_run_one_way(name: str) -> None:
 def test_no_cycle_between_rooms() -> None:
     done: set[str] = set()
     while len(done) < len(ALLOWED):
-        free = {name for name, uses in ALLOWED.items() if name not in done and uses <= done}
+        free = {name for name, uses in ALLOWED.items() if name not in done and uses - {name} <= done}
         assert free, f"a cycle among {set(ALLOWED) - done}"
         done |= free
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_tasks_do_not_import_one_another(task: str) -> None:
+    for file in (PACKAGE / "tasks" / task).rglob("*.py"):
+        others = [name for other in TASKS if other != task for name in imports(file) if f"tasks.{other}" in name]
+        assert not others, f"{file.relative_to(ROOT)} imports {others}"
+
+
+def test_the_front_door_names_what_is_there() -> None:
+    typed: dict[str, str] = {}
+    for node in ast.walk(ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("monai_amat."):
+            typed |= {name.name: str(node.module).removeprefix("monai_amat.") for name in node.names}
+    assert typed == monai_amat._HOME
+    for name in monai_amat.__all__:
+        assert getattr(monai_amat, name) is not None
+    assert len(typed) <= 50
+
+
+def test_the_front_door_loads_nothing_before_it_is_needed() -> None:
+    heavy = "'torch', 'monai', 'ignite', 'matplotlib'"
+    program = f"import sys, monai_amat; print([name for name in sys.modules if name in ({heavy})])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_attacks_and_losses_are_pure_pytorch() -> None:
-    for file in (*PACKAGE.glob("attacks/*.py"), *PACKAGE.glob("losses/base.py")):
+    for file in (*PACKAGE.glob("attacks/*.py"), PACKAGE / "losses" / "base.py"):
         assert not [name for name in imports(file) if name.split(".")[0] in ("monai", "ignite")], file
 
 

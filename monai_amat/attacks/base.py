@@ -26,8 +26,8 @@ class Evaluation:
     """What an objective says of some rows of the batch at one point.
 
     Args:
-        loss: ``(n,)``, what the attack raises; differentiable in the noisy input.
-        accepted: ``(n,)`` bool, whether the network still does well enough there; None where nobody asked.
+        loss: `(n,)`, what the attack raises; differentiable in the noisy input.
+        accepted: `(n,)` bool, whether the network still does well enough there; None where nobody asked.
     """
 
     loss: Tensor
@@ -35,7 +35,7 @@ class Evaluation:
 
 
 Objective = Callable[[Tensor, Tensor], "Evaluation | Tensor"]
-"""``objective(noisy, rows)``: evaluate rows ``(n,)`` of the batch at ``noisy`` ``(n, *shape)``; a plain ``(n,)`` tensor
+"""`objective(noisy, rows)`: evaluate rows `(n,)` of the batch at `noisy` `(n, *shape)`; a plain `(n,)` tensor
 is a loss without a verdict. Network, loss, targets and thresholds are bound inside; an attack knows none of them."""
 
 
@@ -45,10 +45,10 @@ class AttackResult:
 
     Args:
         noisy: same shape and type as the inputs, detached.
-        accepted: ``(B,)`` verdict at ``noisy``; None where the objective gave none.
-        all_accepted: ``(B,)`` whether every iterate was accepted, ``noisy`` included; None likewise.
-        steps: ``(B,)`` gradient evaluations spent.
-        stalled: ``(B,)`` steps at which the gradient was zero or not finite, so that the sample did not move.
+        accepted: `(B,)` verdict at `noisy`; None where the objective gave none.
+        all_accepted: `(B,)` whether every iterate was accepted, `noisy` included; None likewise.
+        steps: `(B,)` gradient evaluations spent.
+        stalled: `(B,)` steps at which the gradient was zero or not finite, so that the sample did not move.
     """
 
     noisy: Tensor
@@ -64,7 +64,7 @@ class Attack(Protocol):
     def __call__(
         self, objective: Objective, inputs: Tensor, radius: Tensor | float, *, seeds: Sequence[int] | None = None
     ) -> AttackResult:
-        """Attack ``inputs`` ``(B, *shape)`` within ``radius`` (number or ``(B,)``, in the units of the inputs)."""
+        """Attack `inputs` `(B, *shape)` within `radius` (number or `(B,)`, in the units of the inputs)."""
 
 
 def as_evaluation(value: Evaluation | Tensor, count: int) -> Evaluation:
@@ -72,7 +72,7 @@ def as_evaluation(value: Evaluation | Tensor, count: int) -> Evaluation:
 
     Raises:
         TypeError: when the verdict is not bool.
-        ValueError: when the loss or the verdict is not ``(count,)``.
+        ValueError: when the loss or the verdict is not `(count,)`.
     """
     evaluation = value if isinstance(value, Evaluation) else Evaluation(value)
     if evaluation.loss.shape != (count,):
@@ -92,7 +92,7 @@ def check_inputs(inputs: Tensor, clip_range: tuple[float, float] | None) -> Tens
 
     Raises:
         TypeError: when they are not floating point.
-        ValueError: when one is not finite, or outside ``clip_range``.
+        ValueError: when one is not finite, or outside `clip_range`.
     """
     if not inputs.is_floating_point():
         raise TypeError(f"an attack needs floating-point inputs, got {inputs.dtype}; convert the image to float first")
@@ -113,7 +113,7 @@ def check_inputs(inputs: Tensor, clip_range: tuple[float, float] | None) -> Tens
 
 
 def round_range(clip_range: tuple[float, float] | None, dtype: torch.dtype) -> tuple[float, float] | None:
-    """The range as ``dtype`` holds it: 0.1 is no float32, and an image clipped to it is yet in range."""
+    """The range as `dtype` holds it: 0.1 is no float32, and an image clipped to it is yet in range."""
     if clip_range is None or not dtype.is_floating_point:
         return clip_range
     low, high = torch.tensor(clip_range, dtype=dtype, device="cpu").tolist()
@@ -121,7 +121,7 @@ def round_range(clip_range: tuple[float, float] | None, dtype: torch.dtype) -> t
 
 
 def check_radius(radius: Tensor | float, inputs: Tensor) -> Tensor:
-    """The radius as ``(B,)`` on the inputs' device.
+    """The radius as `(B,)` on the inputs' device.
 
     Raises:
         ValueError: when it is negative, not finite or of another length.

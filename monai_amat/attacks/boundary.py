@@ -33,9 +33,9 @@ class BoundaryPGD(ProjectedGradientDescent):
     A rejected sample leaves the batch at once, so that the work of a step shrinks with the samples left. What comes
     back, per sample:
 
-    - never rejected: the last iterate; ``all_accepted`` is true;
-    - rejected on the way: the accepted end of ``halvings`` bisections, the most noise known to be harmless;
-    - rejected before any noise: plain PGD noise of size ``floor``, since no boundary lies between.
+    - never rejected: the last iterate; `all_accepted` is true;
+    - rejected on the way: the accepted end of `halvings` bisections, the most noise known to be harmless;
+    - rejected before any noise: plain PGD noise of size `floor`, since no boundary lies between.
 
     Args:
         floor: radius for samples whose clean input is rejected already, in the units of the inputs; Δ as a rule.
@@ -43,7 +43,7 @@ class BoundaryPGD(ProjectedGradientDescent):
         halvings: bisections; each is one forward of the rejected samples.
         random_start: None (default) walks from the input itself, so that the first verdict costs nothing.
 
-    The other settings are those of :class:`~monai_amat.attacks.pgd.ProjectedGradientDescent`.
+    The other settings are those of `ProjectedGradientDescent`.
 
     Example:
         >>> from monai_amat.attacks import Evaluation

@@ -22,16 +22,16 @@ def input_gradient(
     sample that overflows takes a smaller scale, and its neighbours keep theirs: noise never depends on them.
 
     Args:
-        loss: ``(n,)``, from ``noisy``.
-        noisy: ``(n, *shape)``, a leaf that asks for a gradient.
-        kept: ``(n,)`` bool, the samples that matter; None for all.
+        loss: `(n,)`, from `noisy`.
+        noisy: `(n, *shape)`, a leaf that asks for a gradient.
+        kept: `(n,)` bool, the samples that matter; None for all.
         amp: the type that the loss was computed in under autocast, beside what the tensors tell.
 
     Returns:
-        ``(k, *shape)`` of the k samples kept.
+        `(k, *shape)` of the k samples kept.
 
     Raises:
-        ValueError: when the loss does not depend on ``noisy``.
+        ValueError: when the loss does not depend on `noisy`.
 
     Example:
         >>> point = torch.tensor([[1.0, 2.0]], requires_grad=True)

@@ -15,7 +15,7 @@ __all__ = ["L2", "Linf", "Norm", "get_norm", "per_sample"]
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
-    """Reshape ``(B,)`` so that it broadcasts against ``like`` of shape ``(B, *shape)``."""
+    """Reshape `(B,)` so that it broadcasts against `like` of shape `(B, *shape)`."""
     return values.reshape(-1, *(1,) * (like.ndim - 1))
 
 
@@ -24,10 +24,10 @@ def _flat(values: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each sample over its largest entry, ``(B, n)``; that entry, or 1 for zeros; the length of the quotient.
+    """Each sample over its largest entry, `(B, n)`; that entry, or 1 for zeros; the length of the quotient.
 
     In float32 the squares of a saturated network's gradient (1e-25, say) vanish, and an attack that stops there would
-    only look weak; those of 1e25 overflow. ``sum`` adds pairwise: on the CPU ``torch.linalg.vector_norm`` is off by
+    only look weak; those of 1e25 overflow. `sum` adds pairwise: on the CPU `torch.linalg.vector_norm` is off by
     5e-5 over the pixels of a cephalogram and by 1e-3 over the voxels of a volume, more than the radius allows.
     """
     flat = _flat(values)
@@ -42,7 +42,7 @@ class Norm(ABC):
 
     @abstractmethod
     def size(self, noise: Tensor) -> Tensor:
-        """Norm of each sample's noise, ``(B,)``, in the units of the image."""
+        """Norm of each sample's noise, `(B,)`, in the units of the image."""
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
@@ -50,10 +50,10 @@ class Norm(ABC):
 
     @abstractmethod
     def project(self, noise: Tensor, radius: Tensor) -> Tensor:
-        """The noise brought into the ball of ``radius`` ``(B,)`` around zero."""
+        """The noise brought into the ball of `radius` `(B,)` around zero."""
 
     def draw(self, like: Tensor, radius: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Uniform noise in the cube of half-width ``radius``, projected onto the ball (facts of the authors' code).
+        """Uniform noise in the cube of half-width `radius`, projected onto the ball (facts of the authors' code).
 
         In image dimensions the cube lies almost wholly outside the L2 ball, so that this is a point on its sphere.
         Each sample draws from its own seed: its noise depends neither on its neighbours nor on the device.
@@ -111,7 +111,7 @@ class Linf(Norm):
         return torch.where(per_sample(finite, gradient), gradient.sign(), 0.0)
 
     def project(self, noise: Tensor, radius: Tensor) -> Tensor:
-        """Every entry clipped to ``[-radius, radius]``."""
+        """Every entry clipped to `[-radius, radius]`."""
         bound = per_sample(radius, noise)
         return torch.minimum(torch.maximum(noise, -bound), bound)
 
@@ -120,7 +120,7 @@ class Linf(Norm):
 
 
 def get_norm(norm: float | str | Norm) -> Norm:
-    """The norm that ``2``, ``inf`` (or ``"inf"``, for JSON) or a :class:`Norm` of the user's own stands for.
+    """The norm that `2`, `inf` (or `"inf"`, for JSON) or a `Norm` of the user's own stands for.
 
     Raises:
         ValueError: for any other value.

@@ -27,7 +27,7 @@ __all__ = ["AttackState", "ProjectedGradientDescent"]
 
 @dataclass
 class AttackState:
-    """A batch under attack. ``rows`` are the samples still being attacked; all else covers the whole batch."""
+    """A batch under attack. `rows` are the samples still being attacked; all else covers the whole batch."""
 
     clean: Tensor
     radius: Tensor
@@ -49,18 +49,18 @@ class AttackState:
         return len(self.rows) == len(self.clean)
 
     def select(self, values: Tensor) -> Tensor:
-        """The active rows of ``values``."""
+        """The active rows of `values`."""
         return values if self.complete else values[self.rows]
 
     def assign(self, name: str, values: Tensor) -> None:
-        """Write the active rows of the attribute ``name``, in place where some samples are done."""
+        """Write the active rows of the attribute `name`, in place where some samples are done."""
         if self.complete:
             setattr(self, name, values)
         else:
             getattr(self, name)[self.rows] = values
 
     def noisy(self, noise: Tensor) -> Tensor:
-        """The active rows with ``noise`` added, as the network gets them.
+        """The active rows with `noise` added, as the network gets them.
 
         Rounding to half precision may carry a pixel further than its noise says, even to infinity. Such a pixel takes
         the next number towards the clean image, which half precision holds exactly.
@@ -75,22 +75,22 @@ class AttackState:
 
 @dataclass(frozen=True, kw_only=True)
 class ProjectedGradientDescent:
-    r"""Raise the loss of each sample by ``steps`` normalised gradient steps inside a ball around it.
+    r"""Raise the loss of each sample by `steps` normalised gradient steps inside a ball around it.
 
     .. math:: \delta \leftarrow \Pi_{\|\delta\| \le r}\left(\delta + a\,r\,\frac{g}{\|g\|}\right)
 
-    with :math:`g` the gradient of that sample's own loss and :math:`a` = ``rel_step``. Under the maximum norm the
-    direction is the sign of g. With ``clip_range`` the noisy image is then clipped, which only shrinks the noise.
+    with :math:`g` the gradient of that sample's own loss and :math:`a` = `rel_step`. Under the maximum norm the
+    direction is the sign of g. With `clip_range` the noisy image is then clipped, which only shrinks the noise.
 
     Args:
-        norm: 2 (the paper's), ``inf`` (``"inf"`` in JSON) or a :class:`~monai_amat.attacks.norms.Norm`.
+        norm: 2 (the paper's), `inf` (`"inf"` in JSON) or a `Norm`.
         steps: gradient steps; the paper trains with 20 and evaluates with 100. 0 leaves the random start alone:
             random noise of the same size, the floor that any attack must pass.
         rel_step: step size over radius, α/steps: 0.2 (α = 4) or 0.25 (α = 5) in training, 0.05 in evaluation.
         random_start: start radius from radius; None starts at the input itself.
         clip_range: lowest and highest value a noisy image may take, in the units of the inputs; None where the
             scale is open, as after a z-score.
-        amp: type to run the objective in under autocast (``torch.float16``, ``torch.bfloat16``); None leaves it to
+        amp: type to run the objective in under autocast (`torch.float16`, `torch.bfloat16`); None leaves it to
             the caller. Noise, norms and projections stay in single precision.
         best_iterate: return the iterate of highest loss instead of the last; the paper returns the last.
 
@@ -137,13 +137,13 @@ class ProjectedGradientDescent:
         """Attack a batch.
 
         Args:
-            objective: see :data:`~monai_amat.attacks.base.Objective`.
-            inputs: ``(B, *shape)``, floating point, any number of dimensions.
-            radius: ``(B,)`` or a number, in the units of ``inputs``; 0 returns the input.
+            objective: see `Objective`.
+            inputs: `(B, *shape)`, floating point, any number of dimensions.
+            radius: `(B,)` or a number, in the units of `inputs`; 0 returns the input.
             seeds: one integer a sample for the random start; by default sample i draws from seed i.
 
         Returns:
-            the result; the noise stays within ``radius`` up to rounding.
+            the result; the noise stays within `radius` up to rounding.
 
         Raises:
             TypeError: for integer inputs.
@@ -207,7 +207,7 @@ class ProjectedGradientDescent:
         state.assign("stalled", state.select(state.stalled) + ~moves)
 
     def observe(self, state: AttackState, noise: Tensor, evaluation: Evaluation) -> Tensor | None:
-        """Take note of an evaluated iterate; subclasses drop samples from ``state.rows`` and return the mask kept."""
+        """Take note of an evaluated iterate; subclasses drop samples from `state.rows` and return the mask kept."""
         if evaluation.accepted is not None:
             state.all_accepted = (
                 evaluation.accepted if state.all_accepted is None else state.all_accepted & evaluation.accepted
@@ -240,7 +240,7 @@ class ProjectedGradientDescent:
         return AttackResult(state.noisy(state.noise), state.accepted, state.all_accepted, state.steps, state.stalled)
 
     def confine(self, state: AttackState, noise: Tensor, clean: Tensor, radius: Tensor) -> Tensor:
-        """Noise inside the ball and, with ``clip_range``, a noisy image inside the range."""
+        """Noise inside the ball and, with `clip_range`, a noisy image inside the range."""
         inside = self._norm.project(noise, radius)
         if state.clip_range is None:
             return inside
@@ -248,12 +248,12 @@ class ProjectedGradientDescent:
         return (clean + inside).clamp(*state.clip_range) - clean
 
     def evaluate(self, objective: Objective, state: AttackState, noisy: Tensor) -> Evaluation:
-        """The objective on the active samples at ``noisy``."""
+        """The objective on the active samples at `noisy`."""
         with self._autocast(noisy.device):
             return as_evaluation(objective(noisy, state.rows), len(state.rows))
 
     def look(self, objective: Objective, state: AttackState, noise: Tensor) -> Evaluation:
-        """The objective with ``noise`` added, without a gradient."""
+        """The objective with `noise` added, without a gradient."""
         with torch.no_grad():
             return self.evaluate(objective, state, state.noisy(noise))
 

@@ -11,7 +11,7 @@ __all__ = ["FullStart", "InnerStart", "RandomStart"]
 
 
 class RandomStart(Protocol):
-    """Start radius ``(B,)`` from the attack's radius ``(B,)``."""
+    """Start radius `(B,)` from the attack's radius `(B,)`."""
 
     def __call__(self, radius: Tensor) -> Tensor:
         """Return the half-width of the cube that the start is drawn from."""
@@ -34,7 +34,7 @@ class FullStart:
 
 @dataclass(frozen=True)
 class InnerStart:
-    """Start within what was accepted last time: ``max(E − Δ, Δ)``, the authors' choice for AMAT.
+    """Start within what was accepted last time: `max(E − Δ, Δ)`, the authors' choice for AMAT.
 
     Args:
         step: Δ, the expansion step of the margins, in the units of the image; positive.
@@ -52,5 +52,5 @@ class InnerStart:
             raise ValueError(f"InnerStart(step) must be positive (the Δ of the margin rule), got {self.step}")
 
     def __call__(self, radius: Tensor) -> Tensor:
-        """Return ``max(radius − step, step)``; the attack projects the start onto its own ball."""
+        """Return `max(radius − step, step)`; the attack projects the start onto its own ball."""
         return (radius - self.step).clamp_min(self.step)

@@ -17,7 +17,7 @@ __all__ = ["Restarts"]
 
 @dataclass(frozen=True)
 class Restarts:
-    """Run an attack ``times`` from different random starts and keep, per sample, the run of highest loss.
+    """Run an attack `times` from different random starts and keep, per sample, the run of highest loss.
 
     Args:
         attack: any attack with a random start.
@@ -45,7 +45,7 @@ class Restarts:
     def __call__(
         self, objective: Objective, inputs: Tensor, radius: Tensor | float, *, seeds: Sequence[int] | None = None
     ) -> AttackResult:
-        """Attack a batch; see :class:`~monai_amat.attacks.pgd.ProjectedGradientDescent`."""
+        """Attack a batch; see `ProjectedGradientDescent`."""
         with torch.inference_mode(False):
             return self._run(objective, inputs, radius, list(range(len(inputs)) if seeds is None else seeds))
 

@@ -23,7 +23,7 @@ def identical_files(paths: Iterable[str | Path]) -> list[tuple[Path, ...]]:
         paths: files; one that is named twice counts once.
 
     Returns:
-        Groups of two and more, each in the order of ``paths``, the groups in the order of their first members.
+        Groups of two and more, each in the order of `paths`, the groups in the order of their first members.
 
     Raises:
         OSError: a file cannot be read.

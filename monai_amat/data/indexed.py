@@ -23,37 +23,37 @@ __all__ = ["IndexedDataset"]
 class IndexedDataset(Dataset[Any]):
     """Add to every item of a map-style data set the ID of its source sample and the seed of its random draws.
 
-    Margins belong to source samples (E(i) of Algorithm 1), so each item carries ``sample_id``: its dense index in the
-    *source* list, whatever shuffling, subsetting or sharding lies between. Members of a torch ``Subset`` (nested too)
+    Margins belong to source samples (E(i) of Algorithm 1), so each item carries `sample_id`: its dense index in the
+    *source* list, whatever shuffling, subsetting or sharding lies between. Members of a torch `Subset` (nested too)
     keep the index they have in the list that the subset was taken from.
 
-    Randomness is a function, not a state: before an item is made, every MONAI ``Randomizable`` at
-    ``dataset.transform`` (looked for through ``.dataset`` and ``.datasets`` too) is given one generator seeded with
-    ``fold(seed, epoch, sample_id, visit)``. The same sample in the same epoch is therefore augmented alike by any
-    worker, rank or resumed run. ``visit`` counts how often the sample came before in this epoch;
-    :class:`~monai_amat.data.sampler.SeededSampler` tells it by an index beyond the length:
-    ``index = sample + visit * len(dataset)``.
+    Randomness is a function, not a state: before an item is made, every MONAI `Randomizable` at
+    `dataset.transform` (looked for through `.dataset` and `.datasets` too) is given one generator seeded with
+    `fold(seed, epoch, sample_id, visit)`. The same sample in the same epoch is therefore augmented alike by any
+    worker, rank or resumed run. `visit` counts how often the sample came before in this epoch;
+    `SeededSampler` tells it by an index beyond the length:
+    `index = sample + visit * len(dataset)`.
 
-    What cannot be seen from here: a list shortened by ``monai.data.partition_dataset`` is a plain list, and its indices
+    What cannot be seen from here: a list shortened by `monai.data.partition_dataset` is a plain list, and its indices
     would name different samples on each rank. Give every rank the whole list and shard with
-    :class:`~monai_amat.data.sampler.SeededSampler`. Transforms that draw from the global random generators
-    instead of MONAI's ``self.R`` are not seeded here, and worker *threads* that share one transform object
-    (``ThreadDataLoader(use_thread_workers=True)``) overwrite each other's seeds.
+    `SeededSampler`. Transforms that draw from the global random generators
+    instead of MONAI's `self.R` are not seeded here, and worker *threads* that share one transform object
+    (`ThreadDataLoader(use_thread_workers=True)`) overwrite each other's seeds.
 
     Args:
-        dataset: a map-style data set whose items are mappings, or lists of mappings (``num_samples`` crops: all get
+        dataset: a map-style data set whose items are mappings, or lists of mappings (`num_samples` crops: all get
             the sample's ID, each its own seed).
         seed: the run's seed.
         id_key: key of the sample's ID (int).
-        seed_key: key of the item's seed (int in ``[0, 2**63)``): ``fold(seed, epoch, sample_id, visit)``, with the
+        seed_key: key of the item's seed (int in `[0, 2**63)`): `fold(seed, epoch, sample_id, visit)`, with the
             crop's number as a last part for crops.
-        source_length: length of the source list, when it is longer than what ``dataset`` shows; by default the length
+        source_length: length of the source list, when it is longer than what `dataset` shows; by default the length
             of the list behind the subsets.
 
     Raises:
-        TypeError: for an iterable data set or a ``SmartCacheDataset``, whose indices do not name samples; on access,
-            for items that are not mappings or that carry ``id_key`` or ``seed_key`` already.
-        ValueError: if a subset holds a sample twice, or ``source_length`` is too small.
+        TypeError: for an iterable data set or a `SmartCacheDataset`, whose indices do not name samples; on access,
+            for items that are not mappings or that carry `id_key` or `seed_key` already.
+        ValueError: if a subset holds a sample twice, or `source_length` is too small.
 
     Example:
         >>> from torch.utils.data import Subset
@@ -115,7 +115,7 @@ class IndexedDataset(Dataset[Any]):
 
     @property
     def ids(self) -> Tensor:
-        """ID of the sample at each position, ``(len,)`` int64, without loading any."""
+        """ID of the sample at each position, `(len,)` int64, without loading any."""
         return torch.arange(len(self)) if self._ids is None else self._ids
 
     @property
@@ -129,9 +129,9 @@ class IndexedDataset(Dataset[Any]):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the source list: see :func:`~monai_amat.data.source.source_fingerprint`.
+        """Names the source list: see `source_fingerprint`.
 
-        Nothing is loaded or transformed for it: it is taken of the list ``dataset.data``, where there is one.
+        Nothing is loaded or transformed for it: it is taken of the list `dataset.data`, where there is one.
         """
         data = getattr(self._source, "data", self._source)
         # Plain lists are walked; iterating anything else could load and transform every item.
@@ -172,7 +172,7 @@ def _random_transforms(dataset: Any) -> Iterator[Randomizable]:
 def _share(transform: Randomizable, state: np.random.RandomState) -> None:
     """Let a transform, and all that it is composed of, draw from one generator.
 
-    ``Compose.set_random_state`` would make a generator for each of its transforms: at two dozen of them that costs more
+    `Compose.set_random_state` would make a generator for each of its transforms: at two dozen of them that costs more
     than the augmentation itself.
     """
     if not isinstance(transform, Compose):
@@ -201,7 +201,7 @@ def _refuse_unindexed(dataset: Any) -> None:
 
 
 def _source_of(dataset: Any) -> tuple[Any, Tensor | None]:
-    """The list behind (nested) subsets, and each member's index in it: ``(len,)`` int64, None for the identity."""
+    """The list behind (nested) subsets, and each member's index in it: `(len,)` int64, None for the identity."""
     ids = None
     while isinstance(dataset, Subset):
         level = torch.tensor([int(index) for index in dataset.indices], dtype=torch.int64)

@@ -20,15 +20,15 @@ def write_phantom_folder(
     Args:
         root: the folder to make.
         marker: the settings that decide every file.
-        place: where ``write`` puts the marker: a JSON file in the folder, then the keys that lead to it.
+        place: where `write` puts the marker: a JSON file in the folder, then the keys that lead to it.
         files: what the folder holds when it is complete.
         write: fills an empty folder.
 
     Returns:
-        ``root``.
+        `root`.
 
     Raises:
-        FileExistsError: ``root`` holds something other than this very phantom; it is left as it is.
+        FileExistsError: `root` holds something other than this very phantom; it is left as it is.
 
     Example:
         >>> import tempfile
@@ -60,7 +60,7 @@ def write_phantom_folder(
 
 
 def _is_complete(root: Path, marker: Mapping[str, Any], place: Sequence[str], files: Sequence[str]) -> bool:
-    """Whether ``root`` is this phantom; False where there is nothing, an error where there is something else."""
+    """Whether `root` is this phantom; False where there is nothing, an error where there is something else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     advice = "choose another folder or remove this one"

@@ -17,12 +17,12 @@ __all__ = ["SeededSampler"]
 class SeededSampler(Sampler[int]):
     """Indices of one epoch, drawn from (seed, epoch) alone, so that a resumed run sees the batches it would have seen.
 
-    Without weights, an epoch is a permutation of the samples, followed by further permutations until ``num_samples``
+    Without weights, an epoch is a permutation of the samples, followed by further permutations until `num_samples`
     are drawn. With weights, samples are drawn with replacement.
 
-    Yields ``sample + visit * size``, where ``visit`` counts how often the sample came before in this epoch;
-    :class:`~monai_amat.data.indexed.IndexedDataset` takes the two apart and augments each visit differently. Where no
-    sample comes twice (``num_samples <= size``, no weights) these are plain indices for any data set.
+    Yields `sample + visit * size`, where `visit` counts how often the sample came before in this epoch;
+    `IndexedDataset` takes the two apart and augments each visit differently. Where no
+    sample comes twice (`num_samples <= size`, no weights) these are plain indices for any data set.
 
     Among W ranks, rank r takes every W-th index from r on. Batch k of one process with batch size W·b then holds
     exactly what the W ranks' batches k of size b hold together. Up to W − 1 indices at the tail are dropped, so that
@@ -30,9 +30,9 @@ class SeededSampler(Sampler[int]):
 
     Args:
         size: number of samples in the data set.
-        num_samples: draws in an epoch, over all ranks; ``size`` by default. With batch size b and W ranks an epoch has
-            ``num_samples / (W·b)`` iterations.
-        weights: ``(size,)`` non-negative finite numbers, not all zero; how often a sample is drawn, relatively.
+        num_samples: draws in an epoch, over all ranks; `size` by default. With batch size b and W ranks an epoch has
+            `num_samples / (W·b)` iterations.
+        weights: `(size,)` non-negative finite numbers, not all zero; how often a sample is drawn, relatively.
         seed: the run's seed.
         shuffle: False goes through the samples in their order.
         rank: this process's number; by default torch.distributed's.
@@ -85,14 +85,14 @@ class SeededSampler(Sampler[int]):
         return iter(indices[rank::world_size][: len(self)].tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the next pass for this epoch; :class:`~monai_amat.handlers.epoch_seed.EpochSeedHandler` calls it."""
+        """Draw the next pass for this epoch; `EpochSeedHandler` calls it."""
         self.epoch = epoch
 
     def _draw(self) -> Tensor:
-        """The samples of the whole epoch, over all ranks: ``(num_samples,)`` int64."""
+        """The samples of the whole epoch, over all ranks: `(num_samples,)` int64."""
         source = generator(fold(self.seed, self.epoch))
         if self._cumulative is not None:
-            # Not torch.multinomial, which takes at most 2**24 categories. Draws stay below the total, and ``right``
+            # Not torch.multinomial, which takes at most 2**24 categories. Draws stay below the total, and `right`
             # never lands on a weight of zero.
             draws = torch.rand(self.num_samples, generator=source, dtype=torch.float64) * self._cumulative[-1]
             return torch.searchsorted(self._cumulative, draws, right=True)
@@ -125,7 +125,7 @@ class SeededSampler(Sampler[int]):
 
 
 def _visits(samples: Tensor) -> Tensor:
-    """How often each entry's sample occurs before it: ``(n,)`` int64 to ``(n,)`` int64."""
+    """How often each entry's sample occurs before it: `(n,)` int64 to `(n,)` int64."""
     order = samples.argsort(stable=True)
     grouped = samples[order]
     first = torch.searchsorted(grouped, grouped)

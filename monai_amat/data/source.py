@@ -22,7 +22,7 @@ def source_fingerprint(items: Iterable[Any]) -> str:
 
     These are numbers, strings, the values of small arrays (landmarks, boxes; of large ones the shape), and file names
     relative to the folder that all files under one key have in common: a data set that was moved as a whole has the
-    fingerprint that it had, and ``case_1/image.nii`` is not ``case_2/image.nii``. Of anything else the type counts.
+    fingerprint that it had, and `case_1/image.nii` is not `case_2/image.nii`. Of anything else the type counts.
 
     Args:
         items: mappings, nested or not, or anything else.

@@ -1,5 +1,6 @@
 """How attacks plug into MONAI's engines: prepare_batch objects and the frozen view of a network."""
 
+from monai_amat.engines.adversarial_noise import AdversarialNoised
 from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
 from monai_amat.engines.halves import OwnStatistics, SeparateForwards
@@ -8,8 +9,10 @@ from monai_amat.engines.objective import BatchObjective, measure
 from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy, RadiusSource
 from monai_amat.engines.prepare_targets import PrepareBatchTargets
 from monai_amat.engines.raw_outputs import RawOutputs
+from monai_amat.engines.weights import load_weights, save_weights
 
 __all__ = [
+    "AdversarialNoised",
     "AttackedBatch",
     "BatchObjective",
     "FrozenInferer",
@@ -23,8 +26,10 @@ __all__ = [
     "couples_samples",
     "evaluating",
     "frozen",
+    "load_weights",
     "measure",
     "network_fingerprint",
+    "save_weights",
     "state_fingerprint",
     "unwrap",
 ]

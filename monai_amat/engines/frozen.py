@@ -15,7 +15,7 @@ __all__ = ["couples_samples", "evaluating", "frozen", "unwrap"]
 
 
 def unwrap(network: nn.Module) -> nn.Module:
-    """The module inside DistributedDataParallel, DataParallel and ``torch.compile`` wrappers.
+    """The module inside DistributedDataParallel, DataParallel and `torch.compile` wrappers.
 
     An attack must not go through a wrapper: DDP would broadcast buffers at every forward, and ranks whose attacks take
     different numbers of forwards would wait for each other for ever.
@@ -66,13 +66,13 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """Look at a network without touching it.
 
     Inside, layers that couple samples or draw random numbers (BatchNorm and kin, dropout) are in eval mode and no
-    parameter asks for a gradient; every other ``training`` flag stays as it is, so that deep-supervision heads and
+    parameter asks for a gradient; every other `training` flag stays as it is, so that deep-supervision heads and
     detectors' training outputs keep their form. On exit, exceptions included, all is as it was. It may be nested.
 
-    Dropout that a module calls as a function in its own forward (MONAI's ``AHNet``) cannot be seen from here.
+    Dropout that a module calls as a function in its own forward (MONAI's `AHNet`) cannot be seen from here.
 
     Args:
-        network: any module; wrappers are looked through (:func:`unwrap`).
+        network: any module; wrappers are looked through (`unwrap`).
 
     Yields:
         the module to call.

@@ -1,4 +1,4 @@
-"""What BatchNorm makes of a doubled batch ``[x ; x̃]``: statistics of both halves together, or of each alone."""
+"""What BatchNorm makes of a doubled batch `[x ; x̃]`: statistics of both halves together, or of each alone."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class _ByHalves(Inferer):
     """One forward of the doubled batch in which every BatchNorm sees the clean and the noisy half apart.
 
     Nothing but BatchNorm couples samples, so that this is what two forwards are, one behind the other, while DDP and
-    ``torch.compile`` see a single one. Where no BatchNorm is in training mode (evaluation, the attack's frozen network,
+    `torch.compile` see a single one. Where no BatchNorm is in training mode (evaluation, the attack's frozen network,
     a network without any) the batch goes through whole.
     """
 
@@ -33,7 +33,7 @@ class _ByHalves(Inferer):
         """The network's output for the doubled batch.
 
         Raises:
-            TypeError: when ``network`` is no module.
+            TypeError: when `network` is no module.
             ValueError: when the batch is not doubled.
         """
         if not isinstance(network, nn.Module):
@@ -46,7 +46,7 @@ class _ByHalves(Inferer):
 
     @abstractmethod
     def noisy_forward(self, layer: nn.Module, forward: Callable[[Tensor], Tensor], noisy: Tensor) -> Tensor:
-        """What a layer makes of the noisy half; ``forward`` is the layer's own."""
+        """What a layer makes of the noisy half; `forward` is the layer's own."""
 
     @contextmanager
     def _apart(self, layers: Mapping[str, nn.Module]) -> Iterator[None]:
@@ -72,14 +72,14 @@ class _ByHalves(Inferer):
 
 
 class SeparateForwards(_ByHalves):
-    """The trainer's ``inferer`` that normalises both halves apart, as the authors' two forwards do.
+    """The trainer's `inferer` that normalises both halves apart, as the authors' two forwards do.
 
     Each half is normalised with its own mean and variance, and both move the same running statistics, the clean half
-    first: evaluation normalises with a mixture of both. With MONAI's ``SimpleInferer``, the default of a trainer, the
+    first: evaluation normalises with a mixture of both. With MONAI's `SimpleInferer`, the default of a trainer, the
     halves are normalised together instead, so that every clean sample is seen among noisy ones.
 
-    In evaluation, and for networks without BatchNorm, it is ``SimpleInferer``. The attack needs no such thing: it sees
-    the network :func:`~monai_amat.engines.frozen.frozen`, normalising by the running statistics.
+    In evaluation, and for networks without BatchNorm, it is `SimpleInferer`. The attack needs no such thing: it sees
+    the network `frozen`, normalising by the running statistics.
 
     Example:
         >>> network = nn.BatchNorm1d(1, momentum=1.0, affine=False)
@@ -96,18 +96,18 @@ class SeparateForwards(_ByHalves):
 
 
 class OwnStatistics(_ByHalves):
-    """The trainer's ``inferer`` that keeps running statistics of the noisy half apart from those of the clean half.
+    """The trainer's `inferer` that keeps running statistics of the noisy half apart from those of the clean half.
 
     Each half is normalised with its own mean and variance, and evaluation normalises with what the clean half left: the
     auxiliary BatchNorm of AdvProp (Xie et al. 2020), but for the scale and shift, which both halves share here. So the
     network has the weights that it always has, trained on both halves; an auxiliary scale and shift would be weights
     that evaluation never uses. The attack and the verdict on it see the network
-    :func:`~monai_amat.engines.frozen.frozen`, and so the clean half's statistics, as evaluation does.
+    `frozen`, and so the clean half's statistics, as evaluation does.
 
-    The noisy half's running statistics are buffers of the network's BatchNorm layers, ``noisy_running_mean`` and so on:
+    The noisy half's running statistics are buffers of the network's BatchNorm layers, `noisy_running_mean` and so on:
     they move with it to its device, and a step that is skipped leaves them as they were. They are not in the network's
-    ``state_dict``, so that its files fit a network without them; for resuming, give this object to
-    :class:`~monai_amat.handlers.ResumeCheckpoint` among its ``objects``.
+    `state_dict`, so that its files fit a network without them; for resuming, give this object to
+    `ResumeCheckpoint` among its `objects`.
 
     Args:
         network: the network that is trained, its weights loaded: both statistics start from where its own are; DDP and

@@ -14,9 +14,9 @@ __all__ = ["FrozenInferer"]
 
 
 class FrozenInferer(Inferer):
-    """Apply a network through :func:`~monai_amat.engines.frozen.frozen`.
+    """Apply a network through `frozen`.
 
-    With ``SupervisedEvaluator(mode="train")`` the evaluator sees what the training attack and the verdict see: training
+    With `SupervisedEvaluator(mode="train")` the evaluator sees what the training attack and the verdict see: training
     heads, but BatchNorm and dropout at rest. So ξ is fitted.
 
     Args:
@@ -35,7 +35,7 @@ class FrozenInferer(Inferer):
         self.inferer = SimpleInferer() if inferer is None else inferer
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's output for ``inputs``."""
+        """The network's output for `inputs`."""
         if not isinstance(network, nn.Module):
             raise TypeError(f"FrozenInferer needs a torch.nn.Module, got {type(network).__name__}")
         with frozen(network) as still:

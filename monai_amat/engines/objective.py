@@ -33,7 +33,7 @@ def measure(loss: PerSampleLoss, pred: Any, target: Any) -> Measurement:
 
 @dataclass
 class BatchObjective:
-    """``objective(noisy, rows)`` of one prepared batch; see :data:`~monai_amat.attacks.base.Objective`.
+    """`objective(noisy, rows)` of one prepared batch; see `Objective`.
 
     Args:
         network: the frozen network.
@@ -56,7 +56,7 @@ class BatchObjective:
     clean: Measurement | None = None
 
     def __call__(self, noisy: Tensor, rows: Tensor) -> Evaluation:
-        """Loss ``(n,)`` of the rows at ``noisy`` and, with an acceptance, the verdict."""
+        """Loss `(n,)` of the rows at `noisy` and, with an acceptance, the verdict."""
         target = select(self.target, rows)
         pred = self.predict(noisy, rows)
         terms = self.loss.terms(pred, target)
@@ -74,12 +74,12 @@ class BatchObjective:
         return self.inferer(inputs, self.network, *args, **kwargs)
 
     def measure(self, inputs: Tensor) -> Measurement:
-        """What the whole batch measures at ``inputs``, without a graph."""
+        """What the whole batch measures at `inputs`, without a graph."""
         with torch.no_grad():
             return measure(self.loss, self.predict(inputs, _all(inputs)), self.target)
 
     def judge(self, inputs: Tensor) -> Tensor | None:
-        """The verdict ``(B,)`` on the whole batch at ``inputs``; None without an acceptance."""
+        """The verdict `(B,)` on the whole batch at `inputs`; None without an acceptance."""
         with torch.no_grad():
             return self(inputs, _all(inputs)).accepted
 

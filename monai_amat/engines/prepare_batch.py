@@ -1,4 +1,4 @@
-"""Where adversarial noise enters a MONAI workflow: ``prepare_batch``, before the trainer's one forward."""
+"""Where adversarial noise enters a MONAI workflow: `prepare_batch`, before the trainer's one forward."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ __all__ = ["AttackedBatch", "PrepareBatchAdversarial", "PrepareBatchNoisy", "Rad
 
 
 class RadiusSource(Protocol):
-    """Radius by sample ID: :class:`~monai_amat.margins.margins.SampleMargins`, or a schedule of the user's own."""
+    """Radius by sample ID: `SampleMargins`, or a schedule of the user's own."""
 
     def __getitem__(self, ids: Tensor) -> Tensor:
-        """Radius ``(n,)`` of samples ``ids`` ``(n,)``."""
+        """Radius `(n,)` of samples `ids` `(n,)`."""
 
 
 @dataclass(frozen=True)
 class AttackedBatch:
-    """What one call of a ``prepare_batch`` did; handlers read it from :attr:`PrepareBatchAdversarial.last`.
+    """What one call of a `prepare_batch` did; handlers read it from `PrepareBatchAdversarial.last`.
 
     Args:
-        ids: ``(B,)`` sample IDs; None where the batch carries none.
-        clean: the clean inputs ``(B, *shape)`` as the inner ``prepare_batch`` gave them, metadata included.
+        ids: `(B,)` sample IDs; None where the batch carries none.
+        clean: the clean inputs `(B, *shape)` as the inner `prepare_batch` gave them, metadata included.
         target: the targets, likewise.
-        radius: ``(B,)``.
+        radius: `(B,)`.
         result: what the attack returned.
-        noise_norm: ``(B,)`` ``‖x̃ − x‖``.
+        noise_norm: `(B,)` `‖x̃ − x‖`.
         clean_measured: measured on x by the frozen network; None where the training forward will do.
         noisy_measured: measured on x̃, likewise.
     """
@@ -57,13 +57,13 @@ class AttackedBatch:
 
     @property
     def noisy(self) -> Tensor:
-        """x̃ ``(B, *shape)``."""
+        """x̃ `(B, *shape)`."""
         return self.result.noisy
 
 
 @dataclass(frozen=True)
 class _Prepared:
-    """What the inner ``prepare_batch`` gave, in one form."""
+    """What the inner `prepare_batch` gave, in one form."""
 
     inputs: Tensor
     target: Any
@@ -73,7 +73,7 @@ class _Prepared:
 
 
 class _PrepareBatchAttack(PrepareBatch):
-    """What training and evaluation under attack share: the inner ``prepare_batch``, IDs, seeds and the objective."""
+    """What training and evaluation under attack share: the inner `prepare_batch`, IDs, seeds and the objective."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class _PrepareBatchAttack(PrepareBatch):
 
 
 class PrepareBatchAdversarial(_PrepareBatchAttack):
-    r"""Turn each batch ``x`` into ``[x ; x̃]``: SAT with a constant radius, AMAT with margins.
+    r"""Turn each batch `x` into `[x ; x̃]`: SAT with a constant radius, AMAT with margins.
 
     MONAI's trainer then takes one forward, one loss and one step as always. With a loss of one value a sample, its
     mean over the doubled batch is equation 1,
@@ -157,12 +157,12 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         attack: makes x̃ (line 3 of Algorithm 1).
         radius: ε for every sample (SAT), or an object with a radius by sample ID (AMAT: the margins).
         acceptance: when is x̃ still good enough (line 9); AMAT only.
-        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied inside the attack; a plain forward by default.
-        id_key: where batches carry the sample IDs; see :class:`~monai_amat.data.indexed.IndexedDataset`.
+        id_key: where batches carry the sample IDs; see `IndexedDataset`.
         seed_key: where they carry the seed of the random start; without it the image's own content is the seed.
 
-    What it did last is in :attr:`last`, for the handlers. Tensors are returned plain, without MONAI metadata.
+    What it did last is in `last`, for the handlers. Tensors are returned plain, without MONAI metadata.
 
     Raises:
         TypeError: for a loss that is not per sample, or a radius of neither kind.
@@ -215,10 +215,10 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
     def __call__(
         self, batchdata: Any, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
     ) -> Any:
-        """Attack a batch; the signature is that of MONAI's ``PrepareBatch``.
+        """Attack a batch; the signature is that of MONAI's `PrepareBatch`.
 
         Returns:
-            ``([x ; x̃], [y ; y])``, with ``args`` and ``kwargs`` doubled likewise where the inner one gives them.
+            `([x ; x̃], [y ; y])`, with `args` and `kwargs` doubled likewise where the inner one gives them.
         """
         prepared = self._prepare(batchdata, device, non_blocking, **kwargs)
         ids = self._column(batchdata, self.id_key)
@@ -273,7 +273,7 @@ class PrepareBatchNoisy(_PrepareBatchAttack):
     Args:
         epsilon: noise level, in the units of the network's input; 0 gives the clean input.
 
-    The other arguments are those of :class:`PrepareBatchAdversarial`.
+    The other arguments are those of `PrepareBatchAdversarial`.
     """
 
     def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
@@ -287,10 +287,10 @@ class PrepareBatchNoisy(_PrepareBatchAttack):
     def __call__(
         self, batchdata: Any, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
     ) -> Any:
-        """Attack a batch; the signature is that of MONAI's ``PrepareBatch``.
+        """Attack a batch; the signature is that of MONAI's `PrepareBatch`.
 
         Returns:
-            ``(x̃, y)``, with ``args`` and ``kwargs`` where the inner one gives them.
+            `(x̃, y)`, with `args` and `kwargs` where the inner one gives them.
         """
         prepared = self._prepare(batchdata, device, non_blocking, **kwargs)
         inputs = plain(prepared.inputs)

@@ -13,11 +13,11 @@ __all__ = ["PrepareBatchTargets"]
 
 
 class PrepareBatchTargets(PrepareBatch):
-    """Give an engine ``(image, {key: batch[key], …})``, on its device.
+    """Give an engine `(image, {key: batch[key], …})`, on its device.
 
     Loss and metrics then take from the dictionary what they need; it is doubled, selected and trimmed like any other
-    target. For MONAI's own engines, and as the inner ``prepare_batch`` of
-    :class:`~monai_amat.engines.PrepareBatchAdversarial` and :class:`~monai_amat.engines.PrepareBatchNoisy`.
+    target. For MONAI's own engines, and as the inner `prepare_batch` of
+    `PrepareBatchAdversarial` and `PrepareBatchNoisy`.
 
     Args:
         targets: keys of the batch that make up the target, each a tensor with the sample at dim 0.
@@ -44,9 +44,9 @@ class PrepareBatchTargets(PrepareBatch):
     def __call__(
         self, batchdata: Any, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Image and targets of a batch; the signature is that of MONAI's ``PrepareBatch``.
+        """Image and targets of a batch; the signature is that of MONAI's `PrepareBatch`.
 
-        ``kwargs`` (a ``dtype`` or ``memory_format`` from the engine's ``to_kwargs``) are for the image alone: points
+        `kwargs` (a `dtype` or `memory_format` from the engine's `to_kwargs`) are for the image alone: points
         have no memory format, and half precision would move them by up to half a pixel.
         """
         if not isinstance(batchdata, Mapping):

@@ -14,20 +14,20 @@ __all__ = ["RawOutputs"]
 
 
 class RawOutputs(Inferer):
-    """Call a network's ``raw`` method instead of its forward.
+    """Call a network's `raw` method instead of its forward.
 
     A detector's output in evaluation mode is decoded boxes, from which its loss cannot be computed any more. Its
-    ``raw(image)`` gives, in either mode, the tree of tensors that the loss takes, and the loss's ``prediction`` decodes
+    `raw(image)` gives, in either mode, the tree of tensors that the loss takes, and the loss's `prediction` decodes
     that for metrics. Evaluation under attack needs both, the loss to be raised and the boxes to be judged:
 
-    - ``PrepareBatchNoisy(inferer=RawOutputs(), …)`` and the ``SupervisedEvaluator`` that it is for, likewise;
-    - ``RobustnessCurve(inferer=RawOutputs(), …)``, ``AttackStrength`` in the same way.
+    - `PrepareBatchNoisy(inferer=RawOutputs(), …)` and the `SupervisedEvaluator` that it is for, likewise;
+    - `RobustnessCurve(inferer=RawOutputs(), …)`, `AttackStrength` in the same way.
 
     The network is looked at as it stands: in evaluation mode BatchNorm and dropout are at rest. Training needs no such
     thing: there the forward gives the raw tree already. Nor does plain inference, which wants the boxes.
 
     Raises:
-        TypeError: for a network that has no ``raw``.
+        TypeError: for a network that has no `raw`.
 
     Example:
         >>> import torch
@@ -41,12 +41,12 @@ class RawOutputs(Inferer):
     """
 
     def __call__(self, inputs: Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's raw output for ``inputs``; DDP and compile wrappers are looked through."""
+        """The network's raw output for `inputs`; DDP and compile wrappers are looked through."""
         inner = unwrap(network) if isinstance(network, nn.Module) else network
         raw = getattr(inner, "raw", None)
         if not callable(raw):
             raise TypeError(
-                f"RawOutputs needs a network with a method raw(image), such as monai_amat.networks.YOLOv5, got "
+                f"RawOutputs needs a network with a method raw(image), such as monai_amat.tasks.detection.YOLOv5, got "
                 f"{type(inner).__name__}"
             )
         return raw(inputs, *args, **kwargs)

@@ -13,7 +13,7 @@ __all__ = ["batch_size", "double", "like", "map_tensors", "plain", "select"]
 
 
 def map_tensors(function: Any, tree: Any) -> Any:
-    """Apply ``function`` to every leaf.
+    """Apply `function` to every leaf.
 
     Raises:
         TypeError: for a leaf that is not a tensor.
@@ -31,7 +31,7 @@ def map_tensors(function: Any, tree: Any) -> Any:
 
 
 def plain(tree: Any) -> Any:
-    """MetaTensors as ordinary tensors: the trainer's ``compile`` path and ``torch.cat`` would mangle their metadata.
+    """MetaTensors as ordinary tensors: the trainer's `compile` path and `torch.cat` would mangle their metadata.
 
     Tensors made in inference mode are copied, since autograd refuses them.
     """
@@ -72,7 +72,7 @@ def select(tree: Any, rows: Tensor) -> Any:
 
 
 def double(first: Any, second: Any) -> Any:
-    """``[first ; second]``, leaf by leaf.
+    """`[first ; second]`, leaf by leaf.
 
     Raises:
         ValueError: for trees of different form.

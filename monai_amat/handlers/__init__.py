@@ -5,11 +5,8 @@ from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, Adve
 from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
-from monai_amat.handlers.label_map_writer import LabelMapWriter
-from monai_amat.handlers.landmark_writer import LandmarkWriter
 from monai_amat.handlers.margin_stats import MarginStatsHandler
 from monai_amat.handlers.non_finite_guard import NonFiniteGuard
-from monai_amat.handlers.radius_schedules import LinearRadius, RadiusSchedule, UniformRadius
 from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
 from monai_amat.handlers.shuffle_margins import ShuffleMargins
 from monai_amat.handlers.thresholds import ThresholdHandler
@@ -22,15 +19,10 @@ __all__ = [
     "EpochSeedHandler",
     "ExportHandler",
     "GradientClipHandler",
-    "LabelMapWriter",
-    "LandmarkWriter",
-    "LinearRadius",
     "MarginStatsHandler",
     "NonFiniteGuard",
-    "RadiusSchedule",
     "ResumeCheckpoint",
     "ShuffleMargins",
     "ThresholdHandler",
-    "UniformRadius",
     "Visits",
 ]

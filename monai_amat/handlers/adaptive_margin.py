@@ -24,13 +24,13 @@ _logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Visits:
-    """The judged samples of one step, of all ranks, in the same order on every rank; each field is ``(n,)``.
+    """The judged samples of one step, of all ranks, in the same order on every rank; each field is `(n,)`.
 
     Args:
         ids: sample IDs.
         accepted: verdict on the noisy sample.
         clean_accepted: what the same judge says of the clean sample.
-        noise_norm: ``‖x̃ − x‖``.
+        noise_norm: `‖x̃ − x‖`.
         before: margins the noise was made with.
         after: margins now; those of before where they have not moved.
         steps: gradient evaluations.
@@ -51,21 +51,21 @@ class AdaptiveMarginHandler:
     """Move each visited sample's margin by a rule.
 
     Verdicts are taken after the loss, margins move at the end of the iteration: a step that
-    :class:`~monai_amat.handlers.non_finite_guard.NonFiniteGuard` skips moves none. Samples whose loss or noise is not
+    `NonFiniteGuard` skips moves none. Samples whose loss or noise is not
     finite move none either. Visits are gathered from all ranks, so that margins are the same everywhere.
 
     Args:
-        prepare_batch: the trainer's; its ``radius`` must be the margins and its ``acceptance`` set.
-        rule: see :mod:`monai_amat.margins.rules`.
+        prepare_batch: the trainer's; its `radius` must be the margins and its `acceptance` set.
+        rule: see `monai_amat.margins.rules`.
         running: thresholds to keep from the clean losses of this training, where the acceptance uses such.
 
     Raises:
-        TypeError: when the radius is not :class:`~monai_amat.margins.margins.SampleMargins`.
+        TypeError: when the radius is not `SampleMargins`.
         ValueError: when acceptance and rule do not fit the attack.
 
     Example:
         >>> from monai_amat.attacks import InnerStart, ProjectedGradientDescent
-        >>> from monai_amat.losses import DiceCELoss
+        >>> from monai_amat.tasks.segmentation import DiceCELoss
         >>> from monai_amat.margins import Absolute, PaperRule
         >>> prepare_batch = PrepareBatchAdversarial(
         ...     network=torch.nn.Conv2d(1, 2, 3, padding=1),
@@ -111,7 +111,7 @@ class AdaptiveMarginHandler:
         self._clean_losses: dict[str, Tensor] = {}
 
     def attach(self, engine: Any) -> None:
-        """Attach to a ``SupervisedTrainer``."""
+        """Attach to a `SupervisedTrainer`."""
         if self.rule.judges_path:
             self.prepare_batch.judge_path = True
         self.output.attach(engine)

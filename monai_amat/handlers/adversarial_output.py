@@ -21,18 +21,18 @@ PRED_NOISY = "pred_noisy"
 
 
 class AdversarialOutputHandler:
-    """Split the trainer's doubled outputs after the loss: ``image``, ``label`` and ``pred`` become the clean half's.
+    """Split the trainer's doubled outputs after the loss: `image`, `label` and `pred` become the clean half's.
 
-    Metrics and post-processing then work as in plain training. The noisy half is under ``image_noisy`` and
-    ``pred_noisy``. Where a network has several heads, predictions are the full-resolution one. Metadata of the clean
+    Metrics and post-processing then work as in plain training. The noisy half is under `image_noisy` and
+    `pred_noisy`. Where a network has several heads, predictions are the full-resolution one. Metadata of the clean
     MetaTensors is restored.
 
-    What both halves measured is kept in :attr:`clean` and :attr:`noisy` until the next iteration.
+    What both halves measured is kept in `clean` and `noisy` until the next iteration.
 
     Args:
         prepare_batch: the trainer's.
 
-    SAT needs this handler; :class:`~monai_amat.handlers.adaptive_margin.AdaptiveMarginHandler` brings its own.
+    SAT needs this handler; `AdaptiveMarginHandler` brings its own.
 
     Raises:
         RuntimeError: while training, when the outputs are not the doubled batch, as after another such handler.
@@ -45,7 +45,7 @@ class AdversarialOutputHandler:
         self._epoch_told = False
 
     def attach(self, engine: Any) -> None:
-        """Attach to a ``SupervisedTrainer`` whose ``prepare_batch`` is the one given.
+        """Attach to a `SupervisedTrainer` whose `prepare_batch` is the one given.
 
         Raises:
             ValueError: when it is another one.

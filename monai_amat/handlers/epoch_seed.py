@@ -18,9 +18,9 @@ __all__ = ["EpochSeedHandler"]
 class EpochSeedHandler:
     """Make an epoch depend on (seed, epoch, rank) alone, so that a resumed run repeats it to the bit.
 
-    At the start of every epoch it calls ``set_epoch`` on the loader's data set, sampler and batch sampler, and on what
+    At the start of every epoch it calls `set_epoch` on the loader's data set, sampler and batch sampler, and on what
     these wrap, where they have it, and seeds Python's, numpy's and torch's (CUDA's too) global generators, and those
-    given to loader or sampler, with ``fold(seed, epoch, rank)``: dropout and everything else drawn from them repeats.
+    given to loader or sampler, with `fold(seed, epoch, rank)`: dropout and everything else drawn from them repeats.
     They are seeded once more ahead of the first iteration, since a loader that starts its workers draws a number where
     one whose workers persist does not.
 
@@ -28,7 +28,7 @@ class EpochSeedHandler:
         seed: the run's seed.
 
     Raises:
-        ValueError: when training starts, if the trainer's ``epoch_length`` is not the loader's length: the loader's
+        ValueError: when training starts, if the trainer's `epoch_length` is not the loader's length: the loader's
             passes would then straddle epochs, and a resumed run would see other batches.
 
     Example:

@@ -9,10 +9,9 @@ from typing import Any
 
 from ignite.engine import Events
 
-from monai_amat.engines import unwrap
+from monai_amat.engines import save_weights, unwrap
 from monai_amat.handlers.plain_state import plain_state
 from monai_amat.handlers.ranks import rank
-from monai_amat.networks import save_weights
 
 __all__ = ["ExportHandler"]
 
@@ -20,13 +19,13 @@ __all__ = ["ExportHandler"]
 class ExportHandler:
     """Save the weights of the last epoch when training completes, whole or not at all, on rank 0.
 
-    MONAI's ``CheckpointSaver(save_final=True)`` also saves on an exception, over the good file of an earlier run. This
+    MONAI's `CheckpointSaver(save_final=True)` also saves on an exception, over the good file of an earlier run. This
     one does not.
 
     Args:
         path: file to write.
         settings: what the network is trained with and must be used with, such as the size of images; kept beside the
-            weights, see :func:`~monai_amat.networks.load_weights`.
+            weights, see `load_weights`.
 
     Raises:
         TypeError: for settings that are not plain values.

@@ -17,15 +17,15 @@ class GradientClipHandler:
 
     Under mixed precision gradients are unscaled first; under gradient accumulation the sum is clipped, on the one
     micro-step that is followed by the optimiser's step. It runs after every handler that was attached to
-    ``BACKWARD_COMPLETED`` before the run, wherever it stands in the list, and does nothing in an iteration whose
-    gradients :class:`~monai_amat.handlers.non_finite_guard.NonFiniteGuard` threw away.
+    `BACKWARD_COMPLETED` before the run, wherever it stands in the list, and does nothing in an iteration whose
+    gradients `NonFiniteGuard` threw away.
 
     Args:
         max_norm: the largest norm, above 0; nnU-Net's 12 by default.
-        norm_type: p of the p-norm over all gradients together, ``float("inf")`` for the largest entry.
+        norm_type: p of the p-norm over all gradients together, `float("inf")` for the largest entry.
 
     Raises:
-        ValueError: if ``max_norm`` is not positive.
+        ValueError: if `max_norm` is not positive.
 
     Example:
         >>> from monai.engines import SupervisedTrainer
@@ -74,7 +74,7 @@ class GradientClipHandler:
 def accumulation_window(engine: Any) -> tuple[bool, bool]:
     """Whether this iteration opens, and whether it closes, a window of accumulated gradients.
 
-    The rule of MONAI's ``SupervisedTrainer``: it clears gradients where a window opens and steps the optimiser where it
+    The rule of MONAI's `SupervisedTrainer`: it clears gradients where a window opens and steps the optimiser where it
     closes, which the end of an epoch does too. Without accumulation every iteration does both.
 
     Example:

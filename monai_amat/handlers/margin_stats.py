@@ -26,7 +26,7 @@ class MarginStatsHandler:
 
     A row holds the epoch; mean and quantiles of all margins; the shares of visits whose noisy sample was accepted,
     whose clean sample the same judge accepts, whose margin shrank; mean noise norm; gradient evaluations, in all and a
-    visit; stalled steps. With ``groups`` there is a mean margin a group as well: margins follow what is in a sample as
+    visit; stalled steps. With `groups` there is a mean margin a group as well: margins follow what is in a sample as
     much as how robust the network is, so look at them apart.
 
     Args:
@@ -35,11 +35,11 @@ class MarginStatsHandler:
         log_dir: TensorBoard folder. None for none.
         groups: a group name a sample ID, for example its classes present.
 
-    The last row is in :attr:`row` and in ``engine.state.margin_stats``.
+    The last row is in `row` and in `engine.state.margin_stats`.
 
     Raises:
-        ValueError: when there are not as many group names as margins; at attach, when ``margins`` is not attached yet;
-            while training, when the file at ``path`` is another kind of table.
+        ValueError: when there are not as many group names as margins; at attach, when `margins` is not attached yet;
+            while training, when the file at `path` is another kind of table.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MarginStatsHandler:
         self._logger = logging.getLogger(__name__)
 
     def attach(self, engine: Any) -> None:
-        """Attach to the trainer that :attr:`margins` is attached to."""
+        """Attach to the trainer that `margins` is attached to."""
         if not self.margins.attached_to(engine):
             raise ValueError("attach AdaptiveMarginHandler first: a step is noted once its margins have moved")
         engine.add_event_handler(Events.EPOCH_STARTED, self._start)

@@ -28,10 +28,10 @@ class NonFiniteGuard:
     One NaN in a gradient is in every weight after the step, and in the running statistics of normalisation layers even
     before it. After the backward pass of such an iteration gradients are therefore thrown away and running statistics
     set back to where the iteration found them: weights, optimiser and buffers end as if the iteration had not been.
-    Under gradient accumulation the whole window is thrown away, as a ``GradScaler`` does it. With an active
-    ``GradScaler`` overflowing gradients are its own business (it lowers its scale); only the loss is judged here.
+    Under gradient accumulation the whole window is thrown away, as a `GradScaler` does it. With an active
+    `GradScaler` overflowing gradients are its own business (it lowers its scale); only the loss is judged here.
 
-    In each iteration ``engine.state.step_skipped`` says whether its gradients were thrown away.
+    In each iteration `engine.state.step_skipped` says whether its gradients were thrown away.
 
     Args:
         max_consecutive: training stops with an error after this many such iterations without a good step between them.
@@ -41,8 +41,8 @@ class NonFiniteGuard:
         consecutive: those since the last good step.
 
     Raises:
-        ValueError: if ``max_consecutive`` is below 1.
-        RuntimeError: while training, when ``max_consecutive`` is reached.
+        ValueError: if `max_consecutive` is below 1.
+        RuntimeError: while training, when `max_consecutive` is reached.
 
     Example:
         >>> from monai.engines import SupervisedTrainer

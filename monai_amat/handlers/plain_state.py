@@ -1,4 +1,4 @@
-"""States made of nothing that ``torch.load(weights_only=True)`` would refuse."""
+"""States made of nothing that `torch.load(weights_only=True)` would refuse."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _PLAIN = (
 
 
 def plain_state(value: Any, where: str) -> Any:
-    """The value with numpy numbers made Python's, refused where ``torch.load(weights_only=True)`` would refuse it.
+    """The value with numpy numbers made Python's, refused where `torch.load(weights_only=True)` would refuse it.
 
     Args:
-        value: a ``state_dict``, or part of one.
+        value: a `state_dict`, or part of one.
         where: what to call it in an error.
 
     Raises:

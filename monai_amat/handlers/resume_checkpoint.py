@@ -31,27 +31,27 @@ _AUTOMATIC = ("network", "optimizer", "scaler")
 class ResumeCheckpoint:
     """Save the whole state of training at the end of epochs, and start from the newest such file there is.
 
-    Files ``<name>_epoch=0003.pt`` hold the network (without DDP and compile wrappers, so that runs with and without
-    them can continue each other), the optimiser, the ``GradScaler`` if one is active, and ``objects``. They appear
-    whole or not at all, and load with ``torch.load(weights_only=True)``, which runs no code. Saving comes after every
-    handler that was attached to ``EPOCH_COMPLETED`` before the run, wherever this one stands in the list, so that a
+    Files `<name>_epoch=0003.pt` hold the network (without DDP and compile wrappers, so that runs with and without
+    them can continue each other), the optimiser, the `GradScaler` if one is active, and `objects`. They appear
+    whole or not at all, and load with `torch.load(weights_only=True)`, which runs no code. Saving comes after every
+    handler that was attached to `EPOCH_COMPLETED` before the run, wherever this one stands in the list, so that a
     scheduler's step is in the file.
 
     When training starts, the newest readable file is restored, and the trainer goes on with the next epoch; a finished
     run completes at once. A broken epoch is done again from its start: with
-    :class:`~monai_amat.handlers.epoch_seed.EpochSeedHandler` it sees the same data and the same random numbers. A
-    trainer whose ``run`` is called again after a complete epoch keeps its state in memory.
+    `EpochSeedHandler` it sees the same data and the same random numbers. A
+    trainer whose `run` is called again after a complete epoch keeps its state in memory.
 
-    Under DDP rank 0 writes while the others wait; all read, so ``save_dir`` must be a folder that all ranks see.
+    Under DDP rank 0 writes while the others wait; all read, so `save_dir` must be a folder that all ranks see.
 
     Args:
         save_dir: folder for the files; made if missing.
         objects: what else belongs to the state, by name: learning-rate scheduler, margins, thresholds, guards; anything
-            with ``state_dict`` and ``load_state_dict``.
+            with `state_dict` and `load_state_dict`.
         every: save after every so many epochs; the last epoch of a run is always saved.
         keep: how many of the newest files stay.
         name: how file names begin.
-        fingerprint: names the data set (:attr:`~monai_amat.data.indexed.IndexedDataset.fingerprint`); a file made on
+        fingerprint: names the data set (`IndexedDataset.fingerprint`); a file made on
             another one is refused.
         settings: what else the outcome depends on, as plain numbers, strings and containers of them: loss, attack,
             thresholds, seed, number of epochs. A file made under other settings is refused, so that two runs that share
@@ -61,8 +61,8 @@ class ResumeCheckpoint:
         resumed_from: the file that the run started from; None if it started afresh.
 
     Raises:
-        ValueError: for settings out of range, reserved names in ``objects``, or a trainer without an epoch length.
-        TypeError: if one of ``objects`` has no state, or its state holds more than tensors, numbers, strings and plain
+        ValueError: for settings out of range, reserved names in `objects`, or a trainer without an epoch length.
+        TypeError: if one of `objects` has no state, or its state holds more than tensors, numbers, strings and plain
             containers of them.
         RuntimeError: at attaching, if the folder cannot be written; at the start of training, naming the file, if it
             does not belong to this run (other epoch length, objects, architecture or data set), or if none of the files

@@ -40,7 +40,7 @@ class ShuffleMargins:
         self.seed = seed
 
     def attach(self, engine: Any) -> None:
-        """Attach to a ``SupervisedTrainer``."""
+        """Attach to a `SupervisedTrainer`."""
         engine.add_event_handler(Events.EPOCH_STARTED, self._shuffle)
 
     def _shuffle(self, engine: Any) -> None:

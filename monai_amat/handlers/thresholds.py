@@ -29,16 +29,16 @@ __all__ = ["ThresholdHandler"]
 class ThresholdHandler:
     """Collect the loss of every clean sample and save the thresholds fitted to them.
 
-    Attach it to ``SupervisedEvaluator(mode="train", inferer=FrozenInferer())`` over the training data with the training
+    Attach it to `SupervisedEvaluator(mode="train", inferer=FrozenInferer())` over the training data with the training
     transforms: then ξ is measured as the noisy samples will be.
 
     Args:
         loss: the loss that adversarial training will use.
         path: JSON file to write.
-        statistic: mean (default), mean + k·std or Huber; see :mod:`monai_amat.margins.statistics`.
+        statistic: mean (default), mean + k·std or Huber; see `monai_amat.margins.statistics`.
         provenance: what else to save: data set, transforms, settings.
 
-    After the run the fitted thresholds are in :attr:`thresholds`.
+    After the run the fitted thresholds are in `thresholds`.
 
     Raises:
         OSError: at attach, when the file cannot be written.
@@ -47,7 +47,7 @@ class ThresholdHandler:
 
     Example:
         >>> from monai.engines import SupervisedEvaluator
-        >>> from monai_amat.losses import DiceCELoss
+        >>> from monai_amat.tasks.segmentation import DiceCELoss
         >>> handler = ThresholdHandler(DiceCELoss(), Path(tempfile.mkdtemp()) / "thresholds.json")
         >>> evaluator = SupervisedEvaluator(
         ...     device=torch.device("cpu"),
@@ -79,7 +79,7 @@ class ThresholdHandler:
         self._logger = logging.getLogger(__name__)
 
     def attach(self, engine: Any) -> None:
-        """Attach to a ``SupervisedEvaluator``."""
+        """Attach to a `SupervisedEvaluator`."""
         # Better found out now than after a pass over all the data.
         if self.path.is_dir():
             raise IsADirectoryError(f"thresholds go to a JSON file, but {self.path} is a folder; name a file in it")

@@ -21,8 +21,8 @@ def check_per_sample(value: Any, batch: int, name: str) -> None:
         name: the term's name, for the message.
 
     Raises:
-        TypeError: if ``value`` is not a tensor.
-        ValueError: if its shape is not ``(B,)``.
+        TypeError: if `value` is not a tensor.
+        ValueError: if its shape is not `(B,)`.
 
     Example:
         >>> check_per_sample(torch.zeros(3), 3, "dice")
@@ -57,22 +57,22 @@ def full_precision(tensor: Tensor) -> Tensor:
 class PerSampleLoss(nn.Module, ABC):
     """A loss that returns one value a sample, made of named terms.
 
-    MONAI's trainer takes the mean of what the loss returns, so over a doubled batch ``[x ; x~]`` it minimises
-    ``(L(f(x)) + L(f(x~))) / 2``, the paper's equation 1. Algorithm 1 compares the loss of each noisy sample with a
+    MONAI's trainer takes the mean of what the loss returns, so over a doubled batch `[x ; x~]` it minimises
+    `(L(f(x)) + L(f(x~))) / 2`, the paper's equation 1. Algorithm 1 compares the loss of each noisy sample with a
     threshold of its own, so nothing in a sample's loss may depend on another sample.
 
     A subclass writes `terms`; it overrides `prediction` where the network returns more than what metrics should see.
 
     Attributes:
         weights: weight of a term in the total; a term that is not named has weight 1.
-        judged: names of the terms that thresholds are fitted on, or ``"total"``.
+        judged: names of the terms that thresholds are fitted on, or `"total"`.
 
     Args:
         weights: see above; finite and at least 0.
         judged: see above.
 
     Raises:
-        ValueError: if a weight is negative or not finite, or ``judged`` is empty.
+        ValueError: if a weight is negative or not finite, or `judged` is empty.
 
     Example:
         >>> class Absolute(PerSampleLoss):
@@ -104,15 +104,15 @@ class PerSampleLoss(nn.Module, ABC):
             target: the truth, such a tree as well.
 
         Returns:
-            for each name a tensor of shape ``(B,)``, at least float32, differentiable in ``pred``; value i depends on
-            sample i alone. The name ``"total"`` is taken.
+            for each name a tensor of shape `(B,)`, at least float32, differentiable in `pred`; value i depends on
+            sample i alone. The name `"total"` is taken.
         """
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the terms, shape ``(B,)``.
+        """The weighted sum of the terms, shape `(B,)`.
 
         Raises:
-            ValueError: if there are no terms, a term is called ``"total"``, or a weight names no term.
+            ValueError: if there are no terms, a term is called `"total"`, or a weight names no term.
         """
         if not terms or "total" in terms:
             raise ValueError(
@@ -124,11 +124,11 @@ class PerSampleLoss(nn.Module, ABC):
         return sum(rest, start=first)
 
     def forward(self, pred: Any, target: Any) -> Tensor:
-        """The weighted sum of all terms, shape ``(B,)``.
+        """The weighted sum of all terms, shape `(B,)`.
 
         Raises:
             TypeError: if a term is not a tensor.
-            ValueError: if a term is not of shape ``(B,)``.
+            ValueError: if a term is not of shape `(B,)`.
         """
         terms = self.terms(pred, target)
         batch = tree_leaves(pred)[0].shape[0]
@@ -137,5 +137,5 @@ class PerSampleLoss(nn.Module, ABC):
         return self.total(terms)
 
     def prediction(self, pred: Any, target: Any) -> Any:
-        """What metrics and pictures look at: here all of ``pred``."""
+        """What metrics and pictures look at: here all of `pred`."""
         return pred

@@ -11,21 +11,21 @@ from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
-from .base import PerSampleLoss, full_precision
+from monai_amat.losses.base import PerSampleLoss, full_precision
 
 # Their value compares the samples of a batch with one another.
 _ABOUT_THE_BATCH = ("AUCMLoss", "BarlowTwinsLoss", "ContrastiveLoss")
 
 
 class PerSample(PerSampleLoss):
-    """Wraps a torch or MONAI loss, or any callable ``loss(pred, target)``, so that it gives one value a sample.
+    """Wraps a torch or MONAI loss, or any callable `loss(pred, target)`, so that it gives one value a sample.
 
-    Sample i is the loss of the slices ``[i:i+1]`` of every tensor in ``pred`` and ``target``, in float32 and outside
-    autocast; what ``reduction="none"`` leaves is averaged. That costs a call a sample; a loss written per sample, such
+    Sample i is the loss of the slices `[i:i+1]` of every tensor in `pred` and `target`, in float32 and outside
+    autocast; what `reduction="none"` leaves is averaged. That costs a call a sample; a loss written per sample, such
     as `DiceCELoss`, is faster.
 
-    Where this changes what the loss means, a warning says so: Dice over the batch, class weights or an ``ignore_index``
-    whose normaliser is summed over the batch, ``reduction="sum"``, and losses that compare samples with one another.
+    Where this changes what the loss means, a warning says so: Dice over the batch, class weights or an `ignore_index`
+    whose normaliser is summed over the batch, `reduction="sum"`, and losses that compare samples with one another.
     Only modules can be inspected; a plain function is taken as it is.
 
     Args:
@@ -33,8 +33,8 @@ class PerSample(PerSampleLoss):
         name: the name of the only term.
 
     Raises:
-        TypeError: if ``loss`` is a class, is not callable, or is a `PerSampleLoss` already.
-        ValueError: if ``name`` is empty or ``"total"``.
+        TypeError: if `loss` is a class, is not callable, or is a `PerSampleLoss` already.
+        ValueError: if `name` is empty or `"total"`.
 
     Example:
         >>> loss = PerSample(nn.MSELoss())
@@ -61,7 +61,7 @@ class PerSample(PerSampleLoss):
             )
 
     def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
-        """The loss of each sample, shape ``(B,)``, under the name given.
+        """The loss of each sample, shape `(B,)`, under the name given.
 
         Args:
             pred: a tree of tensors with the sample at dim 0.
@@ -85,7 +85,7 @@ class PerSample(PerSampleLoss):
         return {self.name: torch.stack(values) if values else torch.zeros(0, device=device)}
 
     def prediction(self, pred: Any, target: Any) -> Any:
-        """The first head under MONAI's ``DeepSupervisionLoss``, which takes full resolution first; else ``pred``."""
+        """The first head under MONAI's `DeepSupervisionLoss`, which takes full resolution first; else `pred`."""
         if isinstance(self.loss, DeepSupervisionLoss) and isinstance(pred, list | tuple):
             return pred[0]
         return pred

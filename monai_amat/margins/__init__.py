@@ -3,6 +3,7 @@
 from monai_amat.margins.acceptance import Absolute, Acceptance, Measurement, MetricAtLeast, Relative
 from monai_amat.margins.margins import SampleMargins
 from monai_amat.margins.rules import BoundaryRule, MarginRule, PaperRule, PathRule
+from monai_amat.margins.schedules import LinearRadius, RadiusSchedule, UniformRadius
 from monai_amat.margins.statistics import Huber, MeanStd, Statistic
 from monai_amat.margins.thresholds import RunningThresholds, Thresholds
 
@@ -11,15 +12,18 @@ __all__ = [
     "Acceptance",
     "BoundaryRule",
     "Huber",
+    "LinearRadius",
     "MarginRule",
     "MeanStd",
     "Measurement",
     "MetricAtLeast",
     "PaperRule",
     "PathRule",
+    "RadiusSchedule",
     "Relative",
     "RunningThresholds",
     "SampleMargins",
     "Statistic",
     "Thresholds",
+    "UniformRadius",
 ]

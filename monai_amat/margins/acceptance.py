@@ -18,8 +18,8 @@ class Measurement:
     """What was measured on some samples.
 
     Args:
-        terms: name to ``(n,)``: the loss terms and their weighted sum ``"total"``.
-        pred: what metrics look at (:meth:`~monai_amat.losses.base.PerSampleLoss.prediction`), sample at dim 0.
+        terms: name to `(n,)`: the loss terms and their weighted sum `"total"`.
+        pred: what metrics look at (`PerSampleLoss.prediction`), sample at dim 0.
         target: the targets, sample at dim 0.
     """
 
@@ -41,11 +41,11 @@ class ThresholdSource(Protocol):
 
 
 class Acceptance(ABC):
-    """``acceptance(noisy, clean) -> (n,)`` bool; combine with ``&`` and ``|``."""
+    """`acceptance(noisy, clean) -> (n,)` bool; combine with `&` and `|`."""
 
     @abstractmethod
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
-        """Judge noisy samples. ``clean`` is given where :attr:`needs_clean` says so."""
+        """Judge noisy samples. `clean` is given where `needs_clean` says so."""
 
     @property
     def needs_clean(self) -> bool:
@@ -102,8 +102,8 @@ class Absolute(Acceptance):
     """Every judged term below its own threshold: line 9, and section 2.3 for several terms.
 
     Args:
-        thresholds: :class:`~monai_amat.margins.thresholds.Thresholds`,
-            :class:`~monai_amat.margins.thresholds.RunningThresholds` or a plain mapping from term to ξ.
+        thresholds: `Thresholds`,
+            `RunningThresholds` or a plain mapping from term to ξ.
 
     Example:
         >>> Absolute({"total": 1.0})(Measurement({"total": torch.tensor([0.5, 1.0])}), None)
@@ -131,7 +131,7 @@ class Absolute(Acceptance):
         return self.thresholds if isinstance(self.thresholds, Mapping) else self.thresholds.values
 
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
-        """``(n,)``; a term that is NaN is not below anything."""
+        """`(n,)`; a term that is NaN is not below anything."""
         values = self._values
         missing = sorted(set(values) - set(noisy.terms))
         if missing:
@@ -146,7 +146,7 @@ class Absolute(Acceptance):
 
 @dataclass(frozen=True)
 class Relative(Acceptance):
-    """A term that grew by less than ``tolerance`` over the same sample's clean value.
+    """A term that grew by less than `tolerance` over the same sample's clean value.
 
     For samples whose clean loss is above ξ already: with ξ = mean(V) about half of them.
 
@@ -174,7 +174,7 @@ class Relative(Acceptance):
         return frozenset({self.term})
 
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
-        """``(n,)`` bool."""
+        """`(n,)` bool."""
         if clean is None:
             raise ValueError("Relative acceptance needs what was measured on the clean samples")
         for measured in (noisy, clean):
@@ -185,10 +185,10 @@ class Relative(Acceptance):
 
 @dataclass(frozen=True)
 class MetricAtLeast(Acceptance):
-    """A per-sample metric of at least ``threshold``: with hard Dice, the authors' nnU-Net code.
+    """A per-sample metric of at least `threshold`: with hard Dice, the authors' nnU-Net code.
 
     Args:
-        metric: ``metric(pred, target) -> (n,)``, larger is better.
+        metric: `metric(pred, target) -> (n,)`, larger is better.
         threshold: least acceptable value.
 
     Example:
@@ -201,5 +201,5 @@ class MetricAtLeast(Acceptance):
     threshold: float
 
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
-        """``(n,)`` bool."""
+        """`(n,)` bool."""
         return self.metric(noisy.pred, noisy.target) >= self.threshold

@@ -16,9 +16,9 @@ class SampleMargins:
     """E(i) for every sample of the training list, initially Δ.
 
     Args:
-        size: number of samples in the full source list; IDs are ``0 … size − 1``.
+        size: number of samples in the full source list; IDs are `0 … size − 1`.
         initial: Δ, in the units of the image.
-        fingerprint: names the data set (:attr:`~monai_amat.data.indexed.IndexedDataset.fingerprint`), so that margins
+        fingerprint: names the data set (`IndexedDataset.fingerprint`), so that margins
             of another one are refused when a checkpoint is loaded. Empty accepts any of the same size.
 
     Ten million samples take 40 MB; an update costs what its batch costs.
@@ -46,7 +46,7 @@ class SampleMargins:
         return len(self.values)
 
     def __getitem__(self, ids: Tensor) -> Tensor:
-        """Radius ``(n,)`` of the samples ``ids`` ``(n,)``, on the CPU."""
+        """Radius `(n,)` of the samples `ids` `(n,)`, on the CPU."""
         return self.values[self._check(ids)]
 
     def update(self, ids: Tensor, accepted: Tensor, noise_norm: Tensor, rule: MarginRule) -> None:
@@ -55,10 +55,10 @@ class SampleMargins:
         Several visits to one ID count as one: accepted only if all were, with the mean of their noise norms.
 
         Args:
-            ids: ``(n,)`` sample IDs, repeated where a sample was visited more than once.
-            accepted: ``(n,)`` bool.
-            noise_norm: ``(n,)``, in the units of the image.
-            rule: see :mod:`monai_amat.margins.rules`.
+            ids: `(n,)` sample IDs, repeated where a sample was visited more than once.
+            accepted: `(n,)` bool.
+            noise_norm: `(n,)`, in the units of the image.
+            rule: see `monai_amat.margins.rules`.
 
         Raises:
             IndexError: for an ID outside the list.
@@ -72,7 +72,7 @@ class SampleMargins:
         self._merge(ids, accepted, noise_norm, rule, all_accepted=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain tensors and strings, loadable with ``weights_only=True``."""
+        """Plain tensors and strings, loadable with `weights_only=True`."""
         return {"fingerprint": self.fingerprint, "values": self.values.clone()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

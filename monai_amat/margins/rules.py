@@ -25,8 +25,8 @@ class MarginRule:
         decay: factor on a refined margin, in (0, 1]. Noise without clipping ends on its sphere, where line 12 changes
             nothing; a factor under 1 lets margins shrink all the same.
 
-    The class attributes say what the rule needs from the training: ``judges_path``, whether a sample counts as
-    accepted only if every iterate of its attack was; ``by_epoch``, whether margins move once an epoch.
+    The class attributes say what the rule needs from the training: `judges_path`, whether a sample counts as
+    accepted only if every iterate of its attack was; `by_epoch`, whether margins move once an epoch.
 
     Example:
         >>> rule = PaperRule(step=2.5)
@@ -56,12 +56,12 @@ class MarginRule:
         """New margins.
 
         Args:
-            margin: ``(n,)`` E(i), in the units of the image.
-            accepted: ``(n,)`` bool.
-            noise_norm: ``(n,)`` size of the noise that was judged.
+            margin: `(n,)` E(i), in the units of the image.
+            accepted: `(n,)` bool.
+            noise_norm: `(n,)` size of the noise that was judged.
 
         Returns:
-            ``(n,)``, within ``[min_margin, max_margin]`` for those that changed side of neither bound.
+            `(n,)`, within `[min_margin, max_margin]` for those that changed side of neither bound.
         """
         enlarged = margin + self.step  # line 10
         refined = (self.decay * (noise_norm + margin) / 2).clamp_min(self.min_margin)  # line 12
@@ -84,7 +84,7 @@ class PathRule(MarginRule):
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryRule(MarginRule):
-    """For :class:`~monai_amat.attacks.boundary.BoundaryPGD`, whose point lies inside the ball, so that margins shrink.
+    """For `BoundaryPGD`, whose point lies inside the ball, so that margins shrink.
 
     Args:
         floor: floor under a refined margin, by default Δ. Without one, a sample that is rejected on clean data already

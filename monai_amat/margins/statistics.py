@@ -21,7 +21,7 @@ _NORMAL = (
 
 
 class Statistic(Protocol):
-    """One number from the clean losses ``(n,)`` of one term."""
+    """One number from the clean losses `(n,)` of one term."""
 
     def __call__(self, values: NDArray[np.float64]) -> float:
         """ξ of one term."""
@@ -29,7 +29,7 @@ class Statistic(Protocol):
 
 @dataclass(frozen=True)
 class MeanStd:
-    """``mean(V) + k·std(V)``; k = 0 is the paper's choice for segmentation, k = 2 for landmarks and detection.
+    """`mean(V) + k·std(V)`; k = 0 is the paper's choice for segmentation, k = 2 for landmarks and detection.
 
     Example:
         >>> MeanStd(2.0)(np.array([1.0, 3.0]))
@@ -39,7 +39,7 @@ class MeanStd:
     k: float = 0.0
 
     def __call__(self, values: NDArray[np.float64]) -> float:
-        """``std`` is that of the population, as numpy and the authors' code take it."""
+        """`std` is that of the population, as numpy and the authors' code take it."""
         return float(values.mean() + self.k * values.std())
 
 

@@ -65,7 +65,7 @@ class Thresholds:
         """ξ from the losses of a trained network on the clean training set (section 2.2).
 
         Args:
-            losses: V by judged term, each ``(n,)``.
+            losses: V by judged term, each `(n,)`.
             statistic: by default the mean, the paper's for segmentation.
             provenance: what else to save with it.
 
@@ -136,7 +136,7 @@ class Thresholds:
 
     @classmethod
     def load(cls, path: str | Path, expected: Mapping[str, Any] | None = None) -> Thresholds:
-        """Read what :meth:`save` wrote.
+        """Read what `save` wrote.
 
         Args:
             path: the file.
@@ -178,13 +178,13 @@ class Thresholds:
 class RunningThresholds:
     """ξ kept from the clean losses that training computes anyway, so that nobody needs a trained network first.
 
-    Mean and variance follow the losses exponentially; ξ = mean + k·std. Margins wait until ``warmup`` steps have been
+    Mean and variance follow the losses exponentially; ξ = mean + k·std. Margins wait until `warmup` steps have been
     seen: early losses say nothing of what the network can do.
 
     Args:
         k: standard deviations above the mean.
         momentum: weight of the past, in [0, 1); 0.99 forgets over about a hundred steps.
-        warmup: steps before :attr:`ready`.
+        warmup: steps before `ready`.
 
     Example:
         >>> running = RunningThresholds(momentum=0.5, warmup=2)

@@ -27,8 +27,8 @@ class Attacked:
     Args:
         arm: the network's name.
         epsilon: noise level.
-        images: clean and noisy, ``(B, C, H, W)`` each.
-        preds: the loss's ``prediction`` for either.
+        images: clean and noisy, `(B, C, H, W)` each.
+        preds: the loss's `prediction` for either.
         target: what the images were to give.
     """
 
@@ -55,10 +55,10 @@ def attack_each(
     Args:
         networks: networks by arm.
         batch: a collated batch as the evaluator gets it; pictures show its first sample.
-        loss: what the attack raises; its ``prediction`` makes the predictions.
+        loss: what the attack raises; its `prediction` makes the predictions.
         attack: the attack, as in the curve.
         epsilon: noise level, in the units of the network's input.
-        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied; a plain forward by default.
         device: where; the network's own device by default.
 
@@ -70,7 +70,7 @@ def attack_each(
 
     Example:
         >>> from monai_amat.attacks import ProjectedGradientDescent
-        >>> from monai_amat.losses import DiceCELoss
+        >>> from monai_amat.tasks.segmentation import DiceCELoss
         >>> batch = {"image": torch.rand(1, 1, 8, 8), "label": torch.zeros(1, 1, 8, 8, dtype=torch.int64)}
         >>> attack = ProjectedGradientDescent(steps=2)
         >>> for found in attack_each({"STD": nn.Conv2d(1, 2, 1)}, batch, loss=DiceCELoss(), attack=attack, epsilon=2.0):

@@ -26,14 +26,14 @@ _ATTACKED = (
 )
 
 Source = str | Path | pd.DataFrame
-"""Rows of a run: a frame, a ``robustness.csv``, or the folder that holds one."""
+"""Rows of a run: a frame, a `robustness.csv`, or the folder that holds one."""
 
 Results = Mapping[str, Source | Mapping[int, Source]]
 """Rows by arm, or by arm and training seed."""
 
 
 def merge_rows(results: Results, *, group_key: str = "case") -> pd.DataFrame:
-    """All arms' rows in one frame, with columns ``arm`` and, where an arm comes by seeds, ``seed`` in front.
+    """All arms' rows in one frame, with columns `arm` and, where an arm comes by seeds, `seed` in front.
 
     Raises:
         FileNotFoundError: for a source that is not there.
@@ -82,11 +82,11 @@ def compare(
         seed: seed of the bootstrap.
 
     Returns:
-        the rows of :func:`~monai_amat.robustness.summary.summarise` with a column ``arm`` in front.
+        the rows of `summarise` with a column `arm` in front.
 
     Raises:
         FileNotFoundError: for a source that is not there.
-        ValueError: when the arms cannot be compared, see :func:`merge_rows`.
+        ValueError: when the arms cannot be compared, see `merge_rows`.
     """
     rows = merge_rows(results, group_key=group_key)
     return _tabulate(rows, metric, group_key, samples, seed)
@@ -102,10 +102,10 @@ def write_comparison(
     samples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Write ``robustness.csv`` (all rows), ``summary.json``, ``table.md`` and ``curve.png`` of several arms.
+    """Write `robustness.csv` (all rows), `summary.json`, `table.md` and `curve.png` of several arms.
 
     Args:
-        results: rows by arm, or by arm and seed. What a run's own ``summary.json`` says of how it was made is kept.
+        results: rows by arm, or by arm and seed. What a run's own `summary.json` says of how it was made is kept.
         output_dir: where to write; made if need be.
         metric: the metric the rows were made with.
         report: what the figures are called, and which are shown beside the headline.
@@ -114,7 +114,7 @@ def write_comparison(
         seed: seed of the bootstrap.
 
     Returns:
-        the table of :func:`compare`.
+        the table of `compare`.
 
     Raises:
         FileNotFoundError: for a source that is not there.

@@ -47,33 +47,33 @@ _COSTS = ["seconds", "gradient_evaluations"]
 class RobustnessCurve:
     """Attack a network at several noise levels and keep what every sample scored.
 
-    Each level is one pass of MONAI's ``SupervisedEvaluator`` under
-    :class:`~monai_amat.engines.PrepareBatchNoisy`. Finished batches are kept at once; a run that was stopped goes on
+    Each level is one pass of MONAI's `SupervisedEvaluator` under
+    `PrepareBatchNoisy`. Finished batches are kept at once; a run that was stopped goes on
     with the samples that are missing, to the same numbers, because a sample's noise depends on its own seed and not on
     its batch. Levels and samples may be added to a finished run: only what is missing is computed.
 
     Args:
-        network: the network, with its weights loaded; put on ``device``.
-        data_loader: loader over an :class:`~monai_amat.data.IndexedDataset` (or a ``Subset`` of one) with a batch
-            size; order does not matter. Every item is one sample: no ``num_samples`` crops.
-        loss: what is recorded, and what the attack raises unless ``attack_loss`` says otherwise.
-        attack: used at every level; the paper evaluates with 100 steps of ``5·ε/100``.
+        network: the network, with its weights loaded; put on `device`.
+        data_loader: loader over an `IndexedDataset` (or a `Subset` of one) with a batch
+            size; order does not matter. Every item is one sample: no `num_samples` crops.
+        loss: what is recorded, and what the attack raises unless `attack_loss` says otherwise.
+        attack: used at every level; the paper evaluates with 100 steps of `5·ε/100`.
         noise_levels: every ε, in the units of the network's input; 0 is the clean image.
         metric: what is made of the predictions.
-        output_dir: where rows (``parts/``, ``robustness.csv``), ``settings.json``, ``summary.json``, ``table.md`` and
-            ``curve.png`` go.
+        output_dir: where rows (`parts/`, `robustness.csv`), `settings.json`, `summary.json`, `table.md` and
+            `curve.png` go.
         group_key: key of the batch that names the sample's group, the volume say, by which intervals are resampled;
-            ``"sample_id"`` where every sample stands for itself.
+            `"sample_id"` where every sample stands for itself.
         extra_keys: further keys of the batch to keep as columns, each a number or text a sample.
         device: where; the network's own device by default.
-        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied; a plain forward by default.
         progress: show a bar over the batches of all levels.
         settings: anything JSON can hold that the figures depend on and that is not seen here, such as the validation
             transforms; rows made under other settings are refused.
-        source: network the noise is made on, with its weights loaded; ``network`` itself by default. With another it
+        source: network the noise is made on, with its weights loaded; `network` itself by default. With another it
             is a transfer attack.
-        attack_loss: what the attack raises, on the source; ``loss`` by default.
+        attack_loss: what the attack raises, on the source; `loss` by default.
         report: what the figures are called in table and pictures, and which are shown beside the headline.
 
     Runs in one process.
@@ -130,14 +130,14 @@ class RobustnessCurve:
         """Attack what is not attacked yet, and write the results.
 
         Returns:
-            a row a noise level and sample, in that order: ``noise_level``, ``sample_id``, the group, the extra keys,
-            ``loss`` (on the noisy image), ``noise_norm`` (‖x̃ − x‖), ``stalled`` (attack steps that could not move the
+            a row a noise level and sample, in that order: `noise_level`, `sample_id`, the group, the extra keys,
+            `loss` (on the noisy image), `noise_norm` (‖x̃ − x‖), `stalled` (attack steps that could not move the
             sample), and the metric's columns.
 
         Raises:
             RuntimeError: in a distributed run; when the folder holds rows made under other settings; when a loss or
                 noise is not finite.
-            KeyError: when a batch lacks ``group_key`` or one of ``extra_keys``.
+            KeyError: when a batch lacks `group_key` or one of `extra_keys`.
             ValueError: when a data item gives several samples.
         """
         if max(idist.get_world_size(), int(os.environ.get("WORLD_SIZE", "1"))) > 1:
@@ -167,7 +167,7 @@ class RobustnessCurve:
         return [position for position, sample in zip(self.positions, ids, strict=True) if sample not in finished]
 
     def _attack(self, level: float, positions: Sequence[int], bar: tqdm[Any]) -> None:
-        """One evaluator over the samples at ``positions``, whose batches are kept as they are finished."""
+        """One evaluator over the samples at `positions`, whose batches are kept as they are finished."""
         prepare = PrepareBatchNoisy(
             network=self.network if self.source is None else self.source,
             loss=self.loss if self.attack_loss is None else self.attack_loss,

@@ -41,15 +41,15 @@ def differences(
         seed: seed of the bootstrap.
 
     Returns:
-        the columns of :func:`~monai_amat.robustness.compare`, ``value`` being the arm's figure minus the reference's;
-        :func:`~monai_amat.robustness.table_text` makes a Markdown table of it.
+        the columns of `compare`, `value` being the arm's figure minus the reference's;
+        `table_text` makes a Markdown table of it.
 
     Raises:
         FileNotFoundError: for a source that is not there.
         ValueError: when the reference is not among the arms, or the arms cannot be compared.
 
     Example:
-        >>> from monai_amat.metrics import DiceIndices
+        >>> from monai_amat.tasks.segmentation import DiceIndices
         >>> counts = {"fp_1": 0, "fn_1": [1, 3, 2], "noise_level": 0.0, "sample_id": [0, 1, 2], "case": ["a", "b", "c"]}
         >>> arms = {"SAT": pd.DataFrame({"tp_1": 5, **counts}), "AMAT": pd.DataFrame({"tp_1": 9, **counts})}
         >>> table = differences(arms, metric=DiceIndices(num_classes=2), reference="SAT")

@@ -22,7 +22,7 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """An empty figure of ``width`` × ``height`` inches that draws itself off screen."""
+    """An empty figure of `width` × `height` inches that draws itself off screen."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
@@ -77,7 +77,7 @@ class NoiseWindow:
 
 
 def magnification(largest: float, half: float) -> float:
-    """The largest of 1, 2, 5, 10, … that keeps noise of size ``largest`` inside the window; 1 where none does."""
+    """The largest of 1, 2, 5, 10, … that keeps noise of size `largest` inside the window; 1 where none does."""
     if largest <= 0 or largest >= half:
         return 1.0
     room = half / largest
@@ -86,7 +86,7 @@ def magnification(largest: float, half: float) -> float:
 
 
 def show_grey(axes: Axes, values: np.ndarray, low: float, high: float, title: str) -> None:
-    """An image ``(H, W)`` in a window of intensities, without ticks."""
+    """An image `(H, W)` in a window of intensities, without ticks."""
     axes.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
     axes.set_title(title, fontsize=9)
     axes.set_xticks([])

@@ -23,8 +23,8 @@ class TrainedMargins:
     """What became of the margins of one training.
 
     Args:
-        history: a row an epoch, as :class:`~monai_amat.handlers.MarginStatsHandler` writes them.
-        values: ``(n,)`` margins at the end, in the units of the image.
+        history: a row an epoch, as `MarginStatsHandler` writes them.
+        values: `(n,)` margins at the end, in the units of the image.
         groups: a name a sample, for example its classes present.
 
     Raises:
@@ -89,7 +89,7 @@ def plot_margins(
 
 
 def _edges(values: np.ndarray, top: float) -> np.ndarray:
-    """Bins about multiples of one width, up to ``top``, so many that margins are as near to their middles as can be.
+    """Bins about multiples of one width, up to `top`, so many that margins are as near to their middles as can be.
 
     Most margins are multiples of Δ: a bar is to stand on both sides of its margin, not beside it.
     """

@@ -34,7 +34,7 @@ def plot_curves(
     """Draw the curves of figures 2 to 4 of the paper, shaded by the interval; a note where there is no value at all.
 
     Args:
-        table: of :func:`~monai_amat.robustness.comparison.compare`, or of ``summarise`` for one unnamed arm.
+        table: of `compare`, or of `summarise` for one unnamed arm.
         path: PNG to write, whole or not at all.
         name: which figure of the table; the headline by default.
         ylabel: what it is called; its name by default.

@@ -62,15 +62,15 @@ def standard_probes(
 ) -> dict[str, Probe]:
     """What an evaluation by projected gradient descent should be compared with, for a table of its strength.
 
-    - ``pgd-<steps>``: the attack itself, called ``pgd-100`` where it takes 100 steps (the paper, section 3), and the
-      same with other numbers of steps. α = steps · ``rel_step`` is kept: more steps are smaller steps.
-    - ``best-iterate``: the attack itself, but of its iterates the one of highest loss; ``best-of-<n>``: likewise the
+    - `pgd-<steps>`: the attack itself, called `pgd-100` where it takes 100 steps (the paper, section 3), and the
+      same with other numbers of steps. α = steps · `rel_step` is kept: more steps are smaller steps.
+    - `best-iterate`: the attack itself, but of its iterates the one of highest loss; `best-of-<n>`: likewise the
       best of n random starts.
-    - ``other-loss``, ``transfer``: raising another loss, or made on another network, where these are given.
-    - ``random``: no gradient, a random start alone. An attack that is not clearly stronger sees no gradient.
-    - ``huge-radius``: the attack itself with so much noise that nothing may be left. Where something is, gradients are
+    - `other-loss`, `transfer`: raising another loss, or made on another network, where these are given.
+    - `random`: no gradient, a random start alone. An attack that is not clearly stronger sees no gradient.
+    - `huge-radius`: the attack itself with so much noise that nothing may be left. Where something is, gradients are
       masked.
-    - ``clean``: no noise.
+    - `clean`: no noise.
 
     Args:
         attack: the evaluation's attack.
@@ -82,7 +82,7 @@ def standard_probes(
         attack_loss: another loss for the attack to raise, such as one of the recorded loss's terms alone.
 
     Returns:
-        probes by name, for :class:`~monai_amat.robustness.AttackStrength`.
+        probes by name, for `AttackStrength`.
 
     Raises:
         ValueError: for an attack without steps, or numbers out of range.
@@ -118,7 +118,7 @@ def standard_probes(
 
 
 def _loss_text(loss: PerSampleLoss) -> str:
-    """The loss by its name, with what it says of itself, as in ``HeatmapOffsetLoss(heatmap=HeatmapBCE)``."""
+    """The loss by its name, with what it says of itself, as in `HeatmapOffsetLoss(heatmap=HeatmapBCE)`."""
     told = loss.extra_repr()
     return type(loss).__name__ + (f"({told})" if told else "")
 

@@ -45,10 +45,10 @@ class Report:
             )
 
     def write(self, table: pd.DataFrame, folder: str | Path) -> None:
-        """Write ``table.md``, ``curve.png`` and, for each of the further figures, ``curve_<name>.png``.
+        """Write `table.md`, `curve.png` and, for each of the further figures, `curve_<name>.png`.
 
         Args:
-            table: of :func:`~monai_amat.robustness.compare`, or of ``summarise`` for one unnamed arm.
+            table: of `compare`, or of `summarise` for one unnamed arm.
             folder: where to; made if need be.
 
         Raises:
@@ -67,7 +67,7 @@ def table_text(table: pd.DataFrame, *, name: str | None = None, digits: int = 3)
     With several seeds the range of their values follows the interval in parentheses.
 
     Args:
-        table: of :func:`~monai_amat.robustness.compare`, or of ``summarise``.
+        table: of `compare`, or of `summarise`.
         name: which figure; the headline by default.
         digits: decimals.
 

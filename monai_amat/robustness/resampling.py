@@ -12,8 +12,8 @@ import pandas as pd
 __all__ = ["Interval", "Statistic", "bootstrap", "by_repetition", "resampled_groups"]
 
 Statistic = Callable[[pd.DataFrame, "np.ndarray | None"], Mapping[Any, Any]]
-"""``statistic(frame, weights)``: numbers by name over the rows of ``frame``, row i counting ``weights[i]`` times (once
-where weights is None); with weights ``(R, rows)`` an array ``(R,)`` by name: all resamples at once."""
+"""`statistic(frame, weights)`: numbers by name over the rows of `frame`, row i counting `weights[i]` times (once
+where weights is None); with weights `(R, rows)` an array `(R,)` by name: all resamples at once."""
 
 _WEIGHTS_AT_ONCE = 4_000_000
 
@@ -43,14 +43,14 @@ def bootstrap(
 
     Args:
         frame: the rows.
-        statistic: what is estimated; :func:`by_repetition` makes one of any function of a frame.
+        statistic: what is estimated; `by_repetition` makes one of any function of a frame.
         group: column that names the groups, the volumes of a segmentation for example.
         samples: resamples.
         seed: the same seed gives the same resamples for the same number of groups.
         level: share of the resamples within the interval.
 
     Returns:
-        by the statistic's names, its value on ``frame`` and the interval's bounds. Resamples in which a statistic is
+        by the statistic's names, its value on `frame` and the interval's bounds. Resamples in which a statistic is
         not defined are left out of its interval; with one group alone there is no interval.
 
     Raises:
@@ -85,7 +85,7 @@ def bootstrap(
 
 
 def resampled_groups(groups: int, samples: int, seed: int) -> np.ndarray:
-    """How often each group is drawn in each resample: ``(samples, groups)`` float64, every row of sum ``groups``.
+    """How often each group is drawn in each resample: `(samples, groups)` float64, every row of sum `groups`.
 
     Example:
         >>> resampled_groups(3, 2, seed=0).sum(axis=1).tolist()

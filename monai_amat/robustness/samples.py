@@ -51,7 +51,7 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
 
 
 def batch_column(batch: Any, key: str, size: int) -> list[Any]:
-    """One number or text a sample of what the batch has under ``key``.
+    """One number or text a sample of what the batch has under `key`.
 
     Raises:
         KeyError: when the batch has no such key.

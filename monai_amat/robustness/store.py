@@ -16,7 +16,7 @@ __all__ = ["PartStore", "read_rows", "write_rows"]
 
 
 class PartStore:
-    """Finished rows under ``folder/parts/<noise level>/<first sample ID>.csv``, guarded by ``folder/settings.json``.
+    """Finished rows under `folder/parts/<noise level>/<first sample ID>.csv`, guarded by `folder/settings.json`.
 
     Args:
         folder: output folder of the run.
@@ -33,7 +33,7 @@ class PartStore:
         return self.folder / "settings.json"
 
     def guard(self, settings: dict[str, Any]) -> None:
-        """Keep ``settings`` with the first rows, and refuse rows made under others afterwards.
+        """Keep `settings` with the first rows, and refuse rows made under others afterwards.
 
         Raises:
             RuntimeError: when rows are there that were made under other settings.
@@ -81,7 +81,7 @@ def write_rows(file: Path, rows: pd.DataFrame) -> None:
 
 
 def read_rows(file: Path, *, text_columns: Sequence[str]) -> pd.DataFrame:
-    """Read what :func:`write_rows` wrote.
+    """Read what `write_rows` wrote.
 
     Raises:
         RuntimeError: for a file that is no such CSV.

@@ -45,11 +45,11 @@ class AttackStrength:
     .. math:: d = M(\text{probe}) - M(\text{reference}) \quad\text{and}\quad
               \overline{L}(\text{probe}) - \overline{L}(\text{reference}),
 
-    M being the metric's headline figure and :math:`\overline{L}` the mean loss. The row :data:`WORST` takes for each
+    M being the metric's headline figure and :math:`\overline{L}` the mean loss. The row `WORST` takes for each
     sample the lowest metric, and the highest loss, of all probes at the table's noise level: what an attacker reaches
     who tries them all, and as close to the truth as these probes come.
 
-    Each probe is a :class:`~monai_amat.robustness.RobustnessCurve` in a folder of its own, so that a run that was
+    Each probe is a `RobustnessCurve` in a folder of its own, so that a run that was
     stopped goes on, probes may be added, and rows made under other settings are refused.
 
     Args:
@@ -57,15 +57,15 @@ class AttackStrength:
         data_loader: as in the curve; some dozens of samples from many groups will do.
         loss: what is recorded, and what a probe without a loss of its own raises.
         metric: what is made of the predictions.
-        probes: probes, or plain attacks, by name; see :func:`~monai_amat.robustness.standard_probes`.
+        probes: probes, or plain attacks, by name; see `standard_probes`.
         noise_levels: every ε > 0 of the table, in the units of the network's input.
         reference: name of the probe whose strength is asked after, the evaluation's attack.
-        output_dir: where ``strength.csv``, ``strength.json``, ``strength.md`` and a folder a probe go.
+        output_dir: where `strength.csv`, `strength.json`, `strength.md` and a folder a probe go.
         higher_is_better: whether a larger headline figure is a better network; False for errors, such as mm.
         group_key: key of the batch that names the sample's group, by which intervals are resampled.
         extra_keys: further keys of the batch to keep as columns of each probe's rows.
         device: where; the network's own device by default.
-        prepare_batch: the workflow's own; MONAI's default takes ``image`` and ``label``.
+        prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied; a plain forward by default.
         progress: show a bar a probe.
         settings: as in the curve.
@@ -132,15 +132,15 @@ class AttackStrength:
         """Run what is not run yet, and write the table.
 
         Returns:
-            a row a noise level and probe, then :data:`WORST`, and last the probes with a noise level of their own:
-            ``probe``, ``what`` (in words), ``noise_level``, ``samples``, ``groups``, ``metric`` (name of the headline
-            figure), ``value``, ``low``, ``high`` (with its interval), ``loss`` (mean), ``difference`` and
-            ``loss_difference`` from the reference, each with ``_low`` and ``_high`` (NaN where the noise level is
-            another), ``gradient_evaluations`` and ``stalled`` (steps that could not move), both a sample, and
-            ``seconds`` of all samples.
+            a row a noise level and probe, then `WORST`, and last the probes with a noise level of their own:
+            `probe`, `what` (in words), `noise_level`, `samples`, `groups`, `metric` (name of the headline
+            figure), `value`, `low`, `high` (with its interval), `loss` (mean), `difference` and
+            `loss_difference` from the reference, each with `_low` and `_high` (NaN where the noise level is
+            another), `gradient_evaluations` and `stalled` (steps that could not move), both a sample, and
+            `seconds` of all samples.
 
         Raises:
-            RuntimeError, KeyError, ValueError: as :meth:`RobustnessCurve.run
+            RuntimeError, KeyError, ValueError: as `RobustnessCurve.run
                 <monai_amat.robustness.RobustnessCurve.run>` does.
         """
         rows = {name: curve.run() for name, curve in self.curves.items()}
@@ -238,7 +238,7 @@ def worst_rows(frames: Sequence[pd.DataFrame], metric: RobustnessMetric, higher_
 
 
 def _sample_by_sample(frame: pd.DataFrame, metric: RobustnessMetric) -> np.ndarray:
-    """The headline figure of each row alone, ``(rows,)``."""
+    """The headline figure of each row alone, `(rows,)`."""
     parts = [frame.iloc[start : start + _ROWS_AT_ONCE] for start in range(0, len(frame), _ROWS_AT_ONCE)]
     # Weights that count one row each give all of them at once.
     return np.concatenate([next(iter(metric.summary(part, np.eye(len(part))).values())) for part in parts])

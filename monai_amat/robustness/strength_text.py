@@ -22,7 +22,7 @@ def verdict(table: pd.DataFrame, *, reference: str, worst: str, higher_is_better
     """Whether the reference understates the damage, and by how much: sentences.
 
     Args:
-        table: of :class:`~monai_amat.robustness.AttackStrength`.
+        table: of `AttackStrength`.
         reference: name of the attack that is judged.
         worst: name of the row of all probes together.
         higher_is_better: whether a larger headline figure is a better network.
@@ -74,7 +74,7 @@ def strength_text(table: pd.DataFrame, lines: list[str], *, reference: str) -> s
     """The verdict and the table, as a Markdown file.
 
     Args:
-        table: of :class:`~monai_amat.robustness.AttackStrength`.
+        table: of `AttackStrength`.
         lines: the verdict.
         reference: name of the attack that is judged.
     """

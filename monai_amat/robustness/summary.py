@@ -19,13 +19,13 @@ AVERAGE = "Avg"
 
 
 def by_noise_level(metric: RobustnessMetric) -> Statistic:
-    """A statistic for :func:`~monai_amat.robustness.resampling.bootstrap` over all noise levels of a run at once.
+    """A statistic for `bootstrap` over all noise levels of a run at once.
 
     Every level sees the same resample, so that the average over levels gets an interval of its own. Where the frame
-    has a column ``seed``, each figure is the mean over the seeds.
+    has a column `seed`, each figure is the mean over the seeds.
 
     Returns:
-        a statistic named by ``(noise level, name)``, the level being :data:`AVERAGE` for the mean over levels.
+        a statistic named by `(noise level, name)`, the level being `AVERAGE` for the mean over levels.
     """
 
     def statistic(frame: pd.DataFrame, weights: np.ndarray | None) -> Mapping[Any, Any]:
@@ -59,7 +59,7 @@ def summarise(
     """The metric at every noise level, and averaged over them.
 
     Args:
-        frame: rows of :class:`~monai_amat.robustness.RobustnessCurve`; of several runs where a column ``seed`` tells
+        frame: rows of `RobustnessCurve`; of several runs where a column `seed` tells
             them apart.
         metric: the metric the rows were made with.
         group_key: column to resample by, the volumes for example.
@@ -68,9 +68,9 @@ def summarise(
         level: share of the resamples within the interval.
 
     Returns:
-        a row for each noise level (last :data:`AVERAGE`, the mean over the levels) and name, with columns
-        ``noise_level``, ``name``, ``value``, ``low``, ``high`` (the interval) and ``seeds``, ``seed_min``,
-        ``seed_max`` (number of runs, and the range of their values).
+        a row for each noise level (last `AVERAGE`, the mean over the levels) and name, with columns
+        `noise_level`, `name`, `value`, `low`, `high` (the interval) and `seeds`, `seed_min`,
+        `seed_max` (number of runs, and the range of their values).
 
     Raises:
         ValueError: for an empty frame or a missing column.
@@ -81,7 +81,7 @@ def summarise(
 def summarise_by(
     frame: pd.DataFrame, statistic: Statistic, *, group_key: str, samples: int, seed: int, level: float
 ) -> pd.DataFrame:
-    """The table of :func:`summarise` for any statistic named by noise level and name."""
+    """The table of `summarise` for any statistic named by noise level and name."""
     if missing := {"noise_level", group_key} - set(frame.columns):
         raise ValueError(f"the rows lack the columns {sorted(missing)}; they have {list(frame.columns)}")
     intervals = bootstrap(frame, statistic, group=group_key, samples=samples, seed=seed, level=level)
@@ -100,7 +100,7 @@ def summarise_by(
 
 
 def nested(table: pd.DataFrame) -> dict[str, dict[str, dict[str, float | None]]]:
-    """The table of :func:`summarise` as JSON has it: by noise level, then name; None for what is not defined."""
+    """The table of `summarise` as JSON has it: by noise level, then name; None for what is not defined."""
     columns = ["value", "low", "high"] + (["seed_min", "seed_max"] if (table["seeds"] > 1).any() else [])
     result: dict[str, dict[str, dict[str, float | None]]] = {}
     for row in table.to_dict("records"):

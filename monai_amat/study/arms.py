@@ -1,4 +1,4 @@
-"""The arms of a study, written as ``std``, ``sat:5``, ``amat`` …: which config files of a bundle, with which values."""
+"""The arms of a study, written as `std`, `sat:5`, `amat` …: which config files of a bundle, with which values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Bundle:
     """A bundle's folder.
 
     Raises:
-        FileNotFoundError: when it has no ``configs/train.json``.
+        FileNotFoundError: when it has no `configs/train.json`.
     """
 
     root: Path
@@ -34,7 +34,7 @@ class Bundle:
         return self.root / "configs" / f"{name}.json"
 
     def overlays(self, name: str) -> tuple[str, ...]:
-        """The config files that an overlay consists of: those it lies on, by its ``overlay_of``, and itself.
+        """The config files that an overlay consists of: those it lies on, by its `overlay_of`, and itself.
 
         Raises:
             ValueError: when there is no such file.
@@ -47,7 +47,7 @@ class Bundle:
         return (*(self.overlays(below) if below else ()), name)
 
     def takes(self, key: str, names: Sequence[str]) -> bool:
-        """Whether these config files, merged, have the ID ``key``, or the part that it would be added to.
+        """Whether these config files, merged, have the ID `key`, or the part that it would be added to.
 
         MONAI takes any value at the top level, so that one with a typing error would change nothing.
         """
@@ -56,9 +56,9 @@ class Bundle:
         return key in parser or (bool(part) and "#".join(part) in parser)
 
     def concerns(self, key: str, names: Sequence[str], overlays: Sequence[str]) -> bool:
-        """Whether a value at ``key`` is meant for a run of the config files ``names`` with ``overlays`` over them.
+        """Whether a value at `key` is meant for a run of the config files `names` with `overlays` over them.
 
-        An overlay such as ``small`` lies over every run and has values for all of them. Those that a run itself does
+        An overlay such as `small` lies over every run and has values for all of them. Those that a run itself does
         not take, but other config files of the bundle do, are not meant for it: steps of the attack are nothing to
         training. What the overlay alone has is meant for every run that it lies over.
         """
@@ -77,7 +77,7 @@ class Bundle:
             return False
 
     def shapes_network(self, key: str) -> bool:
-        """Whether the architecture depends on the ID ``key``: a part of ``network_def``, or referred to there."""
+        """Whether the architecture depends on the ID `key`: a part of `network_def`, or referred to there."""
         definition = json.loads(self.config("train").read_text(encoding="utf-8")).get("network_def")
         return re.split("#|::", key)[0] == "network_def" or f'"@{key}"' in json.dumps(definition)
 
@@ -88,7 +88,7 @@ class Arm:
 
     Args:
         spec: as written on the command line.
-        overlays: config files laid over ``train.json``, in order.
+        overlays: config files laid over `train.json`, in order.
         values: values set in them.
     """
 
@@ -98,10 +98,10 @@ class Arm:
 
     @classmethod
     def parse(cls, spec: str, bundle: Bundle) -> Arm:
-        """Read ``overlay[+overlay…][:ε]`` or ``overlay[+overlay…][:key=value,key=value…]``.
+        """Read `overlay[+overlay…][:ε]` or `overlay[+overlay…][:key=value,key=value…]`.
 
-        ``std`` is no overlay but the clean training that all of them lie over; ``std+bce`` is it with an overlay that
-        changes something else. A bare number sets ``epsilon``. ``initial_weights=std`` lets training start from the
+        `std` is no overlay but the clean training that all of them lie over; `std+bce` is it with an overlay that
+        changes something else. A bare number sets `epsilon`. `initial_weights=std` lets training start from the
         clean network of the same seed.
 
         Raises:
@@ -160,7 +160,7 @@ class Arm:
 
     @property
     def starts_from_std(self) -> bool:
-        """Whether training starts from the weights of the clean network of the same seed, ``initial_weights=std``."""
+        """Whether training starts from the weights of the clean network of the same seed, `initial_weights=std`."""
         return dict(self.values).get("initial_weights") == "std"
 
     def needs_thresholds(self, bundle: Bundle) -> bool:

@@ -21,32 +21,32 @@ __all__ = ["Study"]
 class Study:
     """Arms and seeds of one bundle on one data set.
 
-    For every seed the clean network (``std``) is trained first where any arm needs its thresholds, and calibrated, or
+    For every seed the clean network (`std`) is trained first where any arm needs its thresholds, and calibrated, or
     starts from its weights; then the arms are trained, and each is attacked. Finished steps are not done again,
     unfinished ones go on where they stopped.
 
     Args:
         bundle: folder of the bundle.
-        arms: see :meth:`~monai_amat.study.arms.Arm.parse`.
+        arms: see `Arm.parse`.
         seeds: seeds of training; the attack's is fixed.
         dataset_dir: folder of the data set.
         output_dir: where everything goes.
-        overlays: config files laid over all others, ``("small",)`` for example.
+        overlays: config files laid over all others, `("small",)` for example.
         values: values by config ID; each is set in the runs that it concerns, see
-            :meth:`~monai_amat.study.arms.Bundle.concerns`.
+            `Bundle.concerns`.
         evaluation: name of the way of attacking. Under another name than the default the same trained networks are
-            attacked with other ``values``, and all results go to ``output_dir/<name>``, beside the first.
+            attacked with other `values`, and all results go to `output_dir/<name>`, beside the first.
         strength: whether to look at how strong the attack is as well, on the first seed's networks: the bundle's
-            ``strength.json``. Noise of the clean network is among what is tried, where that was trained and the arm
+            `strength.json`. Noise of the clean network is among what is tried, where that was trained and the arm
             sets nothing that its network is made of.
         reference: the arm that all others are compared with sample by sample; the first by default.
-        jobs: how many steps may run at once, see :func:`~monai_amat.study.schedule.run_steps`.
-        say: what announces each step; ``print`` by default.
+        jobs: how many steps may run at once, see `run_steps`.
+        say: what announces each step; `print` by default.
 
     Raises:
         FileNotFoundError: when bundle or data set is not there.
         ValueError: for arms that cannot be read, repeated arms or seeds, less than one job, or what
-            :class:`~monai_amat.study.plan.Plan` refuses.
+            `Plan` refuses.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Study:
         """Do what is not done yet and write tables and figures.
 
         Returns:
-            the table, see :func:`monai_amat.robustness.compare`.
+            the table, see `compare`.
 
         Raises:
             RuntimeError: when a step is done with other settings, or another process is at one.

@@ -39,17 +39,17 @@ def training_costs(runs: Mapping[str, Mapping[int, Path]], *, std: Mapping[int, 
     """Time and gradient evaluations of finished trainings.
 
     A figure that no file of the run holds stays empty: gradient evaluations and verdicts are known of trainings with
-    margins only, whose ``margins.csv`` has them.
+    margins only, whose `margins.csv` has them.
 
     Args:
         runs: folders of runs, by arm and seed.
         std: folders of the clean network's runs by seed, which times are compared with.
 
     Returns:
-        a row an arm and seed: ``arm``, ``seed``; ``training_seconds`` by the wall clock, all attempts together,
-        start-up and loading included; ``seconds_per_epoch``; ``gradient_evaluations``, those of the attack in all;
-        shares of visits, ``accepted`` whose noisy sample was and ``rejected_before_noise`` whose clean sample was not,
-        which is attacked and trained on all the same; ``relative_to_std``, the training time over that of the clean
+        a row an arm and seed: `arm`, `seed`; `training_seconds` by the wall clock, all attempts together,
+        start-up and loading included; `seconds_per_epoch`; `gradient_evaluations`, those of the attack in all;
+        shares of visits, `accepted` whose noisy sample was and `rejected_before_noise` whose clean sample was not,
+        which is attacked and trained on all the same; `relative_to_std`, the training time over that of the clean
         network of the same seed.
 
     Raises:
@@ -106,7 +106,7 @@ def costs_text(costs: pd.DataFrame) -> str:
 def write_costs(
     runs: Mapping[str, Mapping[int, Path]], output_dir: Path, *, std: Mapping[int, Path] | None = None
 ) -> pd.DataFrame:
-    """Write :func:`training_costs` to ``costs.csv`` and, with notes on its columns, to ``costs.md``; return them."""
+    """Write `training_costs` to `costs.csv` and, with notes on its columns, to `costs.md`; return them."""
     costs = training_costs(runs, std=std)
     write_rows(output_dir / "costs.csv", costs)
     write_text_whole(output_dir / "costs.md", f"{costs_text(costs)}\n\n{_NOTES}")

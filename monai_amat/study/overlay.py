@@ -34,27 +34,27 @@ def write_overlay(
     """Read a bundle's configuration and write the overlay that fits it.
 
     The overlay wraps the data set so that samples have IDs, makes the loss per sample, and puts the attack into
-    ``prepare_batch``; everything else stays the bundle's, but for the folders of its ``CheckpointSaver``: weights go
-    into one named ``kind`` within, so that the network that is there stays. ξ is kept while training
-    (``RunningThresholds``), so that no clean network is needed first; margins wait for a tenth of the training and end
-    at 5 Δ. What is in the overlay's ``amat`` can be set at the start of a run, as ``--amat#max_margin 20``.
+    `prepare_batch`; everything else stays the bundle's, but for the folders of its `CheckpointSaver`: weights go
+    into one named `kind` within, so that the network that is there stays. ξ is kept while training
+    (`RunningThresholds`), so that no clean network is needed first; margins wait for a tenth of the training and end
+    at 5 Δ. What is in the overlay's `amat` can be set at the start of a run, as `--amat#max_margin 20`.
 
     Args:
-        kind: ``sat`` or ``amat`` for training, ``robustness`` for the curve of a trained network.
+        kind: `sat` or `amat` for training, `robustness` for the curve of a trained network.
         config_files: the configuration the overlay will lie on, in order.
         output: JSON file to write.
         epsilon: noise level of SAT, Δ of AMAT: L2 over an image or patch as the network gets it, in its units.
         steps: attack steps.
         clip_range: lowest and highest value of an image as the network gets it, which noise does not leave; None where
             there is no such range, for instance after normalisation by mean and standard deviation.
-        noise_levels: levels of the curve, measured as ``epsilon``.
-        num_classes: output channels of the network, background among them with ``softmax``; needed for
-            ``robustness``.
-        prediction: ``softmax`` where channels exclude each other, ``sigmoid`` where each stands for itself; by default
-            ``sigmoid`` where the trainer's loss says so, as MONAI's do, of labels that it takes as they are.
-        checkpoint: the trained weights, or a reference such as ``@ckpt``; needed for ``robustness``.
+        noise_levels: levels of the curve, measured as `epsilon`.
+        num_classes: output channels of the network, background among them with `softmax`; needed for
+            `robustness`.
+        prediction: `softmax` where channels exclude each other, `sigmoid` where each stands for itself; by default
+            `sigmoid` where the trainer's loss says so, as MONAI's do, of labels that it takes as they are.
+        checkpoint: the trained weights, or a reference such as `@ckpt`; needed for `robustness`.
         trainer: id of the trainer.
-        evaluator: id of the evaluator, for ``robustness``.
+        evaluator: id of the evaluator, for `robustness`.
 
     Returns:
         what was written.
@@ -80,7 +80,7 @@ def write_overlay(
                 "prediction='sigmoid' there is none"
             )
         metric = {
-            "_target_": "monai_amat.metrics.DiceIndices",
+            "_target_": "monai_amat.tasks.segmentation.DiceIndices",
             "num_classes": num_classes,
             "prediction": prediction or _prediction(parser, trainer),
         }
@@ -262,7 +262,7 @@ def _curve(
         "amat": {
             "curve": {
                 "_target_": "monai_amat.robustness.RobustnessCurve",
-                "network": f"$monai_amat.networks.load_weights({network}, {weights})",
+                "network": f"$monai_amat.engines.load_weights({network}, {weights})",
                 "data_loader": f"@{loader}",
                 "loss": {"_target_": "monai_amat.losses.PerSample", "loss": _loss(parser, trainer)},
                 "attack": attack,

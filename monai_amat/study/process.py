@@ -48,7 +48,7 @@ class Processes:
             environment: variables to set beside this process's own.
 
         Raises:
-            RuntimeError: after :meth:`kill`.
+            RuntimeError: after `kill`.
         """
         process = self._start(arguments, log, environment or {})
         try:

@@ -7,8 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from monai_amat.data import write_phantom
 from monai_amat.study.compare import Study
+from monai_amat.tasks.segmentation import write_phantom
 
 __all__ = ["ARMS", "quickstart"]
 
@@ -27,11 +27,11 @@ def quickstart(
     Args:
         output_dir: where everything goes.
         dataset_dir: a Decathlon folder that fits the bundle; the built-in phantom by default, made beside the results.
-        bundle: the bundle; ``bundles/hippocampus_amat`` of the repository by default.
+        bundle: the bundle; `bundles/hippocampus_amat` of the repository by default.
         values: values for every run, by config id.
 
     Returns:
-        the table, see :func:`monai_amat.robustness.compare`.
+        the table, see `compare`.
 
     Raises:
         FileNotFoundError: when there is no such bundle or data set.

@@ -13,16 +13,9 @@ import torch
 from fire.parser import DefaultParseValue
 from monai.bundle import ConfigParser
 
+from monai_amat.engines import load_weights
 from monai_amat.files import write_text_whole
-from monai_amat.networks import load_weights
-from monai_amat.robustness import (
-    Report,
-    TrainedMargins,
-    differences,
-    plot_margins,
-    table_text,
-    write_comparison,
-)
+from monai_amat.robustness import Report, TrainedMargins, differences, plot_margins, table_text, write_comparison
 from monai_amat.robustness.store import write_rows
 from monai_amat.study.costs import write_costs
 from monai_amat.study.plan import STD, Plan
@@ -35,10 +28,10 @@ __all__ = ["write_results"]
 def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     """Write what a study's steps came to into its folder, or that of its named evaluation.
 
-    ``robustness.csv`` (all rows), ``summary.json``, ``table.md`` (the metric's headline figure, and the further ones
-    of the bundle's ``report``), ``curve.png`` and, for each of the further ones, ``curve_<name>.png``; with several
-    arms ``differences.csv`` and ``differences.md``; ``costs.csv`` and ``costs.md``; ``margins.png`` where an arm has
-    margins, and ``examples.png``, where the bundle says how to make them; ``strength.csv`` and ``strength.md`` where
+    `robustness.csv` (all rows), `summary.json`, `table.md` (the metric's headline figure, and the further ones
+    of the bundle's `report`), `curve.png` and, for each of the further ones, `curve_<name>.png`; with several
+    arms `differences.csv` and `differences.md`; `costs.csv` and `costs.md`; `margins.png` where an arm has
+    margins, and `examples.png`, where the bundle says how to make them; `strength.csv` and `strength.md` where
     strength was looked at.
 
     Args:
@@ -46,7 +39,7 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
         seconds: what each step took.
 
     Returns:
-        the table, see :func:`monai_amat.robustness.compare`.
+        the table, see `compare`.
 
     Raises:
         FileNotFoundError: when a step left out what it was to write.

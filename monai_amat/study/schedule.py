@@ -27,11 +27,11 @@ def run_steps(
         steps: what to run.
         root: folder of the study; steps are called by their place in it.
         jobs: how many may run at once. Several share the processor's cores and the CUDA devices, see
-            :func:`worker_environments`, and show no progress bars.
+            `worker_environments`, and show no progress bars.
         say: what announces each step.
 
     Returns:
-        seconds by ``<place>/<name>``, all attempts together, in the order of ``steps``.
+        seconds by `<place>/<name>`, all attempts together, in the order of `steps`.
 
     Raises:
         ValueError: for less than one job, or a step that needs one that is not among them.
@@ -118,7 +118,7 @@ class _Run:
 def worker_environments(jobs: int) -> list[dict[str, str]]:
     """Variables to set for the programs of each worker, so that several at once share the machine.
 
-    ``OMP_NUM_THREADS`` is the number of cores over that of workers, unless the user has set it. Where several CUDA
+    `OMP_NUM_THREADS` is the number of cores over that of workers, unless the user has set it. Where several CUDA
     devices are visible, each worker sees one, in turn. A single worker has it all, and nothing is set.
 
     Example:
@@ -140,7 +140,7 @@ def _cores() -> int:
 
 
 def _cuda_devices() -> list[str]:
-    """Names of the visible devices, as ``CUDA_VISIBLE_DEVICES`` takes them."""
+    """Names of the visible devices, as `CUDA_VISIBLE_DEVICES` takes them."""
     count = torch.cuda.device_count()
     given = os.environ.get("CUDA_VISIBLE_DEVICES")
     return [name.strip() for name in given.split(",")][:count] if given else [str(i) for i in range(count)]

@@ -34,17 +34,17 @@ class StepError(RuntimeError):
 
 @dataclass(frozen=True)
 class Step:
-    """``python -m monai.bundle run`` with these config files and values.
+    """`python -m monai.bundle run` with these config files and values.
 
     Args:
-        name: what it does: ``train``, ``calibrate``, the evaluation's name, or ``strength``.
+        name: what it does: `train`, `calibrate`, the evaluation's name, or `strength`.
         bundle: the bundle.
         configs: names of its config files, in order.
-        output_dir: where it writes; ``<name>.json`` there says whether it is done, ``<name>.log`` what it printed.
+        output_dir: where it writes; `<name>.json` there says whether it is done, `<name>.log` what it printed.
         values: values set on the command line, by ID.
         paths: the same for where things of the study lie, which does not decide the outcome and is not remembered: a
-            study may be moved. One here goes before a value of the same ID, so that ``initial_weights`` is remembered
-            as ``std`` and run with that network's file.
+            study may be moved. One here goes before a value of the same ID, so that `initial_weights` is remembered
+            as `std` and run with that network's file.
         after: steps that must be done first.
         reads: whether a value by some ID would be one of this step's; what a record of its holds besides decides
             nothing.
@@ -65,7 +65,7 @@ class Step:
         return self.output_dir / f"{self.name}.json"
 
     def command(self) -> list[str]:
-        """Arguments of the run, without the interpreter; ``shlex.join`` makes them a line to type."""
+        """Arguments of the run, without the interpreter; `shlex.join` makes them a line to type."""
         files = [str(self.bundle.config(name)) for name in self.configs]
         return [
             *("-m", "monai.bundle", "run", "--config_file", json.dumps(files)),

@@ -15,11 +15,11 @@ __all__ = ["write_strength"]
 
 
 def write_strength(results: Mapping[str, Path], output_dir: Path) -> pd.DataFrame:
-    """Put the arms' ``strength.csv`` into one table, with a column ``arm`` in front, and their ``strength.md`` too.
+    """Put the arms' `strength.csv` into one table, with a column `arm` in front, and their `strength.md` too.
 
     Args:
         results: folders with both files, by arm.
-        output_dir: where ``strength.csv`` and ``strength.md`` go.
+        output_dir: where `strength.csv` and `strength.md` go.
 
     Returns:
         the table.

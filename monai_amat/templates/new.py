@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from shlex import quote
 
-from monai_amat.planning import per_value
+from monai_amat.tasks.segmentation import per_value
 from monai_amat.templates.planned import planned_settings
 from monai_amat.templates.settings import PAPER, SegmentationSettings, paper_settings
 from monai_amat.templates.write import write_bundle
@@ -29,10 +29,10 @@ def new_bundle(
 
     Args:
         bundle_dir: the bundle's folder, new or empty.
-        dataset_dir: Decathlon folder. Without ``settings`` it is read and planned for, see
-            :func:`~monai_amat.templates.planned_settings`; with them it becomes the bundle's default data set.
+        dataset_dir: Decathlon folder. Without `settings` it is read and planned for, see
+            `planned_settings`; with them it becomes the bundle's default data set.
         plans: nnU-Net's plans for the data set.
-        settings: one of the paper's tasks, or a file of :class:`~monai_amat.templates.SegmentationSettings`.
+        settings: one of the paper's tasks, or a file of `SegmentationSettings`.
         progress: show a progress bar.
 
     Returns:
@@ -40,7 +40,7 @@ def new_bundle(
 
     Raises:
         FileNotFoundError: for files that are missing.
-        FileExistsError: when ``bundle_dir`` holds another bundle.
+        FileExistsError: when `bundle_dir` holds another bundle.
         ValueError: for neither data set nor settings, plans beside settings, or data that no bundle can be made for.
     """
     if settings is not None and plans is not None:

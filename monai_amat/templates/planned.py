@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_amat.networks.nnunet import nnunet_features, nnunet_poolings
-from monai_amat.planning import Fingerprint, Plan2D, plan_2d, read_plans, suggest_noise, take_fingerprint
+from monai_amat.tasks.segmentation import Fingerprint, Plan2D, plan_2d, read_plans, suggest_noise, take_fingerprint
+from monai_amat.tasks.segmentation.network import nnunet_features, nnunet_poolings
 from monai_amat.templates.settings import SegmentationSettings
 
 __all__ = ["planned_settings"]
@@ -28,13 +28,13 @@ def planned_settings(
     noise levels from the size of a slice. The folds are the paper's five, or as many as leave three cases held out.
 
     Args:
-        dataset_dir: folder with ``dataset.json``.
-        plans: ``nnUNetPlans.json`` of nnU-Net version 2, for this data set.
+        dataset_dir: folder with `dataset.json`.
+        plans: `nnUNetPlans.json` of nnU-Net version 2, for this data set.
         progress: show a progress bar.
 
     Raises:
-        FileNotFoundError: folder, ``dataset.json``, a listed file or the plans are missing.
-        ValueError: what :func:`~monai_amat.planning.take_fingerprint` and :func:`~monai_amat.planning.read_plans`
+        FileNotFoundError: folder, `dataset.json`, a listed file or the plans are missing.
+        ValueError: what `take_fingerprint` and `read_plans`
             refuse, fewer than six cases, or plans that the network cannot be built from.
     """
     root = Path(dataset_dir).expanduser().resolve()

@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from monai_amat.data.decathlon import Split, split
+from monai_amat.tasks.segmentation.data.decathlon import Split, split
 
 __all__ = ["PAPER", "SegmentationSettings", "paper_settings"]
 
@@ -24,7 +24,7 @@ class SegmentationSettings:
     Noise is an L2 norm over a slice, in standard deviations of its volume's grey values.
 
     Attributes:
-        name: of the task, in texts: ``hippocampus``.
+        name: of the task, in texts: `hippocampus`.
         task: what the network does, in a sentence without a full stop.
         data_source: where the data come from.
         dataset_dir: folder of the data set, unless another is given.
@@ -33,24 +33,24 @@ class SegmentationSettings:
         modality: of the images, as the bundle's metadata name it.
         channels: names of the image channels.
         classes: names of the foreground classes, from label 1 on.
-        patch_size: ``(H, W)`` of patches.
-        eval_size: ``(H, W)`` of whole slices under attack; None for the patch size.
+        patch_size: `(H, W)` of patches.
+        eval_size: `(H, W)` of whole slices under attack; None for the patch size.
         poolings: halvings along H and W; None for what follows from the patch size.
         base_features: channels of the network at full resolution.
         max_features: the most at any resolution.
-        spacing: in-plane spacing ``(H, W)`` in mm that slices are resampled to; None leaves them as they are.
+        spacing: in-plane spacing `(H, W)` in mm that slices are resampled to; None leaves them as they are.
         batch_size: patches a step.
         small_batch_size: the same for a CPU.
         max_epochs: epochs.
         iterations_per_epoch: steps an epoch.
         delta: Δ, first size and step of the margins.
         max_margin: their cap.
-        start_margin: where those of ``amat_balanced`` begin.
+        start_margin: where those of `amat_balanced` begin.
         epsilon: of SAT.
         noise_levels: of the curve.
         strength_levels: at which the attack's strength is tried.
         huge_radius: noise that must leave nothing.
-        dice_threshold: of ``amat_path``: the mean Dice of the clean network.
+        dice_threshold: of `amat_path`: the mean Dice of the clean network.
 
     Raises:
         ValueError: for sizes, names or noise that no bundle can be written with.
@@ -110,7 +110,7 @@ class SegmentationSettings:
 
     @property
     def largest(self) -> tuple[int, int]:
-        """``(H, W)`` of the images that are attacked."""
+        """`(H, W)` of the images that are attacked."""
         return self.patch_size if self.eval_size is None else self.eval_size
 
     @classmethod
@@ -142,16 +142,16 @@ class SegmentationSettings:
             raise ValueError(f"{name}: not the settings of a segmentation bundle: {error}") from error
 
     def to_json(self) -> str:
-        """The text that :meth:`read` understands."""
+        """The text that `read` understands."""
         values: dict[str, Any] = dataclasses.asdict(self)
         return json.dumps(values, indent=4, ensure_ascii=False) + "\n"
 
 
 def paper_settings(task: str) -> SegmentationSettings:
-    """The paper's settings of one of its tasks, which the bundle in ``bundles/<task>_amat`` is written from.
+    """The paper's settings of one of its tasks, which the bundle in `bundles/<task>_amat` is written from.
 
     Args:
-        task: ``hippocampus``, ``heart`` or ``prostate``.
+        task: `hippocampus`, `heart` or `prostate`.
 
     Raises:
         ValueError: for another one.

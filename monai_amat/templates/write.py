@@ -57,10 +57,10 @@ def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
 def segmentation_files(settings: SegmentationSettings) -> dict[str, str]:
     """The text of every file of a segmentation bundle, by its path in the bundle.
 
-    The templates are files of this package, JSON but for ``"{{name}}"`` in place of a value.
+    The templates are files of this package, JSON but for `"{{name}}"` in place of a value.
 
     Raises:
-        ValueError: naming the file, for a ``{{name}}`` that stands for nothing.
+        ValueError: naming the file, for a `{{name}}` that stands for nothing.
     """
     values = _values(settings)
     files = dict(_read(resources.files("monai_amat.templates") / "segmentation"))

@@ -15,7 +15,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 @pytest.fixture
 def quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
-    """Run a benchmark's ``main`` at its smallest scale and return what its file holds."""
+    """Run a benchmark's `main` at its smallest scale and return what its file holds."""
     import json
 
     def run(module: Any, *arguments: str) -> dict[str, Any]:

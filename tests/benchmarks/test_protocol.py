@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.data import get_track_meta
 
-from monai_amat.data import write_phantom
+from monai_amat.tasks.segmentation import write_phantom
 
 TINY = ["iterations_per_epoch=2", "batch_size=4", "attack_steps=3", "train_cases=3"]
 

@@ -19,8 +19,10 @@ from monai.bundle import ConfigParser, ConfigWorkflow
 from monai.data import set_track_meta
 from monai.utils import set_determinism
 
-from monai_amat.data import write_cells_phantom, write_cephalogram_phantom, write_phantom
-from monai_amat.networks import save_weights
+from monai_amat.engines import save_weights
+from monai_amat.tasks.detection import write_cells_phantom
+from monai_amat.tasks.landmarks import write_cephalogram_phantom
+from monai_amat.tasks.segmentation import write_phantom
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -74,7 +76,7 @@ SMALL_CELLS: dict[str, Any] = {
 
 
 class BundleRunner:
-    """A bundle and a data set for it; ``run`` takes config files by name and values by ID.
+    """A bundle and a data set for it; `run` takes config files by name and values by ID.
 
     Args:
         dataset_dir: folder of the data set.
@@ -119,7 +121,7 @@ class BundleRunner:
         return {"bundle_root": str(self.root), "dataset_dir": str(self.dataset_dir), **self.small, **changes}
 
     def arguments(self, *names: str | Path, **changes: Any) -> list[str]:
-        """What follows ``python -m monai.bundle`` on the command line."""
+        """What follows `python -m monai.bundle` on the command line."""
         words = ["run", "--config_file", json.dumps(self.files(*names))]
         for key, value in self.values(changes).items():
             words += [f"--{key}", value if isinstance(value, str) else repr(value)]
@@ -270,7 +272,7 @@ def bccd(tmp_path_factory: pytest.TempPathFactory) -> BundleRunner:
 @pytest.fixture(params=["hippocampus", "heart", "prostate", "cephalometric", "bccd"])
 def any_bundle(request: pytest.FixtureRequest) -> BundleRunner:
     """Each bundle in turn, for what holds of all."""
-    # The first there was is ``bundle``.
+    # The first there was is `bundle`.
     made: BundleRunner = request.getfixturevalue({"hippocampus": "bundle"}.get(request.param, request.param))
     return made
 

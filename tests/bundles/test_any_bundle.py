@@ -20,7 +20,7 @@ import pytest
 import torch
 from monai.bundle import ConfigComponent, ConfigParser, ckpt_export
 
-from monai_amat.networks import save_weights
+from monai_amat.engines import save_weights
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -114,7 +114,7 @@ def test_the_documented_export_takes_a_network_of_small_json_as_well(any_bundle:
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, dict[str, str]]:
-    """What ``untrained`` made, by bundle: each is asked for many times."""
+    """What `untrained` made, by bundle: each is asked for many times."""
     return {}
 
 
@@ -190,7 +190,7 @@ def texts(config: Any) -> Iterator[str]:
 
 @functools.cache
 def parameters(target_name: str) -> tuple[set[str], set[str]]:
-    """Names that a target can be given, through ``**kwargs`` to its bases too, and names it must be given."""
+    """Names that a target can be given, through `**kwargs` to its bases too, and names it must be given."""
     target: Any = pydoc.locate(ConfigComponent({"_target_": target_name}).resolve_module_name())
     assert callable(target), f"there is no {target_name}"
     known: set[str] = set()

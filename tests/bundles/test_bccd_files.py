@@ -11,7 +11,8 @@ import pytest
 import torch
 from monai.bundle import ckpt_export
 
-from monai_amat.networks import YOLOv5, save_weights
+from monai_amat.engines import save_weights
+from monai_amat.tasks.detection import YOLOv5
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_amat.networks import YOLOv5, decode_detections, save_weights
-from monai_amat.transforms import Letterboxd, LoadRGBImage
+from monai_amat.engines import save_weights
+from monai_amat.tasks.detection import Letterboxd, LoadRGBImage, YOLOv5, decode_detections
 
 ROOT = Path(__file__).resolve().parents[2] / "bundles" / "bccd_amat"
 FRAME = (64, 96)

@@ -13,12 +13,10 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from monai_amat.data import IndexedDataset, load_voc
-from monai_amat.engines import frozen, network_fingerprint
-from monai_amat.losses import DetectionLoss
-from monai_amat.networks import YOLOv5, load_weights, save_weights
+from monai_amat.data import IndexedDataset
+from monai_amat.engines import frozen, load_weights, network_fingerprint, save_weights
 from monai_amat.study import Study
-from monai_amat.transforms import Letterboxd, LoadRGBImage
+from monai_amat.tasks.detection import DetectionLoss, Letterboxd, LoadRGBImage, YOLOv5, load_voc
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

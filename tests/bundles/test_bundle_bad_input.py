@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from monai.engines import SupervisedTrainer
 
-from monai_amat.data import write_phantom
-from monai_amat.networks import nnunet_2d, save_weights
+from monai_amat.engines import save_weights
+from monai_amat.tasks.segmentation import nnunet_2d, write_phantom
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

@@ -15,7 +15,8 @@ import torch
 from scipy.spatial.transform import Rotation
 from torch.nn import functional as F
 
-from monai_amat.networks import nnunet_2d, save_weights
+from monai_amat.engines import save_weights
+from monai_amat.tasks.segmentation import nnunet_2d
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

@@ -16,10 +16,9 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from monai_amat.engines import frozen, network_fingerprint
-from monai_amat.losses import DiceCELoss
-from monai_amat.networks import load_weights, nnunet_2d
+from monai_amat.engines import frozen, load_weights, network_fingerprint
 from monai_amat.robustness.describe import describe
+from monai_amat.tasks.segmentation import DiceCELoss, nnunet_2d
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

@@ -12,8 +12,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_amat.engines import network_fingerprint
-from monai_amat.networks import load_weights, nnunet_2d, save_weights
+from monai_amat.engines import load_weights, network_fingerprint, save_weights
+from monai_amat.tasks.segmentation import nnunet_2d
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

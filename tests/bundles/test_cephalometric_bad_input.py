@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from monai_amat.networks import MultiTaskUNet, save_weights
+from monai_amat.engines import save_weights
+from monai_amat.tasks.landmarks import MultiTaskUNet
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

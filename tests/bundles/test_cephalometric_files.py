@@ -10,9 +10,8 @@ import pytest
 import torch
 from monai.bundle import ckpt_export
 
-from monai_amat.engines import OwnStatistics, SeparateForwards
-from monai_amat.losses import HeatmapBCE, HeatmapDice
-from monai_amat.networks import MultiTaskUNet, load_weights
+from monai_amat.engines import OwnStatistics, SeparateForwards, load_weights
+from monai_amat.tasks.landmarks import HeatmapBCE, HeatmapDice, MultiTaskUNet
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

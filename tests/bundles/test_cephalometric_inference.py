@@ -16,8 +16,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_amat.data import LANDMARK_NAMES
-from monai_amat.networks import MultiTaskUNet, save_weights
+from monai_amat.engines import save_weights
+from monai_amat.tasks.landmarks import LANDMARK_NAMES, MultiTaskUNet
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -77,7 +77,7 @@ def infer(cephalometric: BundleRunner, tmp_path_factory: pytest.TempPathFactory)
 
 
 def radiograph(path: Path, size: tuple[int, int], spot: tuple[float, float], **settings: Any) -> None:
-    """Dark, but for a soft white spot at ``(y, x)``, given as shares of height and width."""
+    """Dark, but for a soft white spot at `(y, x)`, given as shares of height and width."""
     y, x = np.mgrid[: size[0], : size[1]]
     # Centres of pixels, in the pixels of the network.
     down, right = (y + 0.5) / size[0] * SIZE[0], (x + 0.5) / size[1] * SIZE[1]

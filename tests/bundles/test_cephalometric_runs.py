@@ -12,10 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_amat.engines import frozen, network_fingerprint
-from monai_amat.losses import HeatmapOffsetLoss
-from monai_amat.metrics import decode_landmarks
-from monai_amat.networks import MultiTaskUNet, load_weights
+from monai_amat.engines import frozen, load_weights, network_fingerprint
+from monai_amat.tasks.landmarks import HeatmapOffsetLoss, MultiTaskUNet, decode_landmarks
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

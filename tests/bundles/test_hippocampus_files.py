@@ -10,7 +10,8 @@ import pytest
 import torch
 from monai.bundle import ConfigParser, ckpt_export
 
-from monai_amat.networks import load_weights, nnunet_2d
+from monai_amat.engines import load_weights
+from monai_amat.tasks.segmentation import nnunet_2d
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

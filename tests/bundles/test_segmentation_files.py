@@ -12,7 +12,7 @@ import pytest
 import torch
 from monai.bundle import ConfigParser
 
-from monai_amat.networks import nnunet_2d
+from monai_amat.tasks.segmentation import nnunet_2d
 from monai_amat.templates import SegmentationSettings, paper_settings, segmentation_files, write_bundle
 from monai_amat.templates import write as writing
 

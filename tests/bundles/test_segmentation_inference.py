@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from monai_amat.networks import save_weights
+from monai_amat.engines import save_weights
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATCH = [32, 32]

@@ -1,4 +1,4 @@
-"""``init``: a bundle for a folder that no bundle was written for, and what is refused before one is."""
+"""`init`: a bundle for a folder that no bundle was written for, and what is refused before one is."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ import pytest
 from monai.bundle import ConfigParser
 
 from monai_amat.__main__ import main
-from monai_amat.data import write_phantom
-from monai_amat.networks import nnunet_2d
-from monai_amat.planning import suggest_noise
+from monai_amat.tasks.segmentation import nnunet_2d, suggest_noise, write_phantom
 from monai_amat.templates import paper_settings, planned_settings
 
 

@@ -16,9 +16,9 @@ import torch
 from monai.bundle import ckpt_export, verify_metadata, verify_net_in_out
 
 from monai_amat.__main__ import main
-from monai_amat.data import write_phantom
-from monai_amat.networks import load_weights, nnunet_2d
+from monai_amat.engines import load_weights
 from monai_amat.study.process import Processes
+from monai_amat.tasks.segmentation import nnunet_2d, write_phantom
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -60,7 +60,7 @@ class Trained:
 
 @pytest.fixture(scope="module", params=["heart", "prostate", "written"])
 def trained(request: pytest.FixtureRequest, bundle: BundleRunner, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    """``compare`` on a phantom of the bundle's kind: train, calibrate, attack; its steps in this process."""
+    """`compare` on a phantom of the bundle's kind: train, calibrate, attack; its steps in this process."""
     folder = tmp_path_factory.mktemp(request.param)
     channels, classes = {"heart": (1, 1), "prostate": (2, 2), "written": (2, 1)}[request.param]
     data = write_phantom(folder / "phantom", volumes=15, shape=(16, 22, 14), channels=channels, classes=classes)

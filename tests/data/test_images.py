@@ -38,7 +38,7 @@ def test_volumes_are_listed_by_name(tmp_path: Path) -> None:
 
 
 def test_what_the_file_system_of_a_mac_leaves_in_archives_is_no_volume(tmp_path: Path) -> None:
-    """The Decathlon's archives are full of ``._name.nii.gz``."""
+    """The Decathlon's archives are full of `._name.nii.gz`."""
     for name in ("._hippocampus_001.nii.gz", "hippocampus_001.nii.gz"):
         (tmp_path / name).touch()
     assert list_volumes(tmp_path) == [str(tmp_path / "hippocampus_001.nii.gz")]

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchNoisy
-from monai_amat.losses import DiceCELoss
+from monai_amat.tasks.segmentation import DiceCELoss
 
 LOSS = DiceCELoss(smooth=1.0)
 PGD = ProjectedGradientDescent(steps=3, rel_step=0.5)

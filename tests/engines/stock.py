@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers import AdaptiveMarginHandler, AdversarialOutputHandler
-from monai_amat.losses import DiceCELoss, PerSampleLoss
+from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import Absolute, MarginRule
+from monai_amat.tasks.segmentation import DiceCELoss
 
 LOSS = DiceCELoss(smooth=1.0)
 

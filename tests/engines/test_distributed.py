@@ -29,8 +29,9 @@ from monai_amat.handlers import (
     NonFiniteGuard,
     ThresholdHandler,
 )
-from monai_amat.losses import DiceCELoss, PerSampleLoss
+from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import Absolute, BoundaryRule, MarginRule, PaperRule, PathRule, RunningThresholds, SampleMargins
+from monai_amat.tasks.segmentation import DiceCELoss
 
 WORLD, SAMPLES, BATCH = 2, 10, 4
 LOSS = DiceCELoss(smooth=1.0)

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import Evaluation
 from monai_amat.engines import BatchObjective, measure
-from monai_amat.losses import DiceCELoss, PerSampleLoss
+from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import Absolute, Measurement, MetricAtLeast, Relative
+from monai_amat.tasks.segmentation import DiceCELoss
 
 
 class TwoHeads(nn.Module):

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.engines import evaluating
-from monai_amat.losses import DiceCELoss
+from monai_amat.tasks.segmentation import DiceCELoss
 from tests.engines.preparing import (
     LOSS,
     Gained,

@@ -29,12 +29,19 @@ from monai_amat.handlers import (
     ResumeCheckpoint,
     ThresholdHandler,
 )
-from monai_amat.losses import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
 from monai_amat.margins import Absolute, MeanStd, PaperRule, SampleMargins
-from monai_amat.metrics import MeanRadialErrorHandler, RadialErrors, decode_landmarks
-from monai_amat.networks import MultiTaskUNet
 from monai_amat.robustness import RobustnessCurve
-from monai_amat.transforms import landmark_maps
+from monai_amat.tasks.landmarks import (
+    HeatmapBCE,
+    HeatmapDice,
+    HeatmapOffsetLoss,
+    HeatmapTerm,
+    MeanRadialErrorHandler,
+    MultiTaskUNet,
+    RadialErrors,
+    decode_landmarks,
+    landmark_maps,
+)
 
 SIZE = (40, 32)
 LANDMARKS = 2

@@ -16,7 +16,7 @@ from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers import IMAGE_NOISY, PRED_NOISY
 from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import PaperRule, PathRule, SampleMargins
-from monai_amat.networks import nnunet_2d
+from monai_amat.tasks.segmentation import nnunet_2d
 from tests.engines.stock import LOSS, Net, Training, batches, same_weights, with_meta
 
 # ------------------------------------------------------------------ equation 1 and Algorithm 1

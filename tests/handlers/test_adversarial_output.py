@@ -15,8 +15,9 @@ from monai_amat.data import IndexedDataset
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers import EpochSeedHandler
 from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, AdversarialOutputHandler
-from monai_amat.losses import DiceCELoss, PerSampleLoss
+from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import Absolute
+from monai_amat.tasks.segmentation import DiceCELoss
 
 LOSS = DiceCELoss(smooth=1.0)
 

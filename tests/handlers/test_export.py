@@ -14,8 +14,8 @@ from monai.engines import SupervisedTrainer
 from torch import distributed as dist
 from torch import nn
 
+from monai_amat.engines import load_weights, save_weights
 from monai_amat.handlers.export import ExportHandler
-from monai_amat.networks import load_weights, save_weights
 
 LOADER = [{"image": torch.ones(2, 1), "label": torch.zeros(2, 1)}] * 2
 

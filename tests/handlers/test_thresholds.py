@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from monai_amat.engines import FrozenInferer, network_fingerprint
 from monai_amat.handlers.thresholds import ThresholdHandler
-from monai_amat.losses import DiceCELoss, PerSampleLoss
+from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import MeanStd, Thresholds
+from monai_amat.tasks.segmentation import DiceCELoss
 
 LOSS = DiceCELoss(smooth=1.0)
 

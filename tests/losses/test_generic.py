@@ -15,7 +15,8 @@ from monai.networks import one_hot
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_amat.losses import DiceCELoss, PerSample
+from monai_amat.losses import PerSample
+from monai_amat.tasks.segmentation import DiceCELoss
 
 
 def make(batch: int = 3, channels: int = 3, size: tuple[int, ...] = (6, 5), seed: int = 0) -> tuple[Tensor, Tensor]:

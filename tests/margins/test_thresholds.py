@@ -180,7 +180,7 @@ def test_a_file_written_by_hand_needs_no_more_than_its_values(tmp_path: Path) ->
 
 
 def naive(steps: list[list[float]], momentum: float, k: float) -> float:
-    """ξ as the weighted mean and deviation of all steps at once, each step weighing ``momentum`` more than the last."""
+    """ξ as the weighted mean and deviation of all steps at once, each step weighing `momentum` more than the last."""
     weights = [momentum ** (len(steps) - 1 - i) for i in range(len(steps))]
     first = sum(w * sum(s) / len(s) for w, s in zip(weights, steps, strict=True)) / sum(weights)
     second = sum(w * sum(v * v for v in s) / len(s) for w, s in zip(weights, steps, strict=True)) / sum(weights)

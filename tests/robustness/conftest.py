@@ -13,9 +13,8 @@ from torch.utils.data import DataLoader
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.data.indexed import IndexedDataset
-from monai_amat.losses import DiceCELoss
-from monai_amat.metrics import DiceIndices
 from monai_amat.robustness import RobustnessCurve
+from monai_amat.tasks.segmentation import DiceCELoss, DiceIndices
 
 
 class CountingNetwork(nn.Sequential):

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_amat.metrics import DiceIndices
 from monai_amat.robustness import Report, compare, merge_rows, summarise, table_text, write_comparison
 from monai_amat.robustness.comparison import Results
+from monai_amat.tasks.segmentation import DiceIndices
 
 METRIC = DiceIndices(num_classes=2)
 

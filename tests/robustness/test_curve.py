@@ -18,9 +18,8 @@ from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import ProjectedGradientDescent, Restarts
 from monai_amat.data.indexed import IndexedDataset
-from monai_amat.losses import DiceCELoss
-from monai_amat.metrics import AverageDiceIndex, DiceIndices
 from monai_amat.robustness import Report, RobustnessCurve
+from monai_amat.tasks.segmentation import AverageDiceIndex, DiceCELoss, DiceIndices
 
 MakeCurve = Callable[..., RobustnessCurve]
 

@@ -17,8 +17,8 @@ from torch import nn
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.engines import state_fingerprint
-from monai_amat.losses import DiceCELoss
 from monai_amat.robustness.describe import describe, environment
+from monai_amat.tasks.segmentation import DiceCELoss
 
 
 class Loop:

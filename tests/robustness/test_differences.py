@@ -6,14 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_amat.metrics import DiceIndices
 from monai_amat.robustness import AVERAGE, compare, differences, table_text
+from monai_amat.tasks.segmentation import DiceIndices
 
 METRIC = DiceIndices(num_classes=2)
 
 
 def rows(gain: int = 0, *, seed: int = 0, cases: int = 12) -> pd.DataFrame:
-    """Slices whose Dice varies widely from case to case, and ``gain`` more true voxels in each."""
+    """Slices whose Dice varies widely from case to case, and `gain` more true voxels in each."""
     rng = np.random.default_rng(seed)
     hits = np.repeat(rng.integers(5, 90, cases), 2)
     frames = []

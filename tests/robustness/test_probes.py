@@ -11,8 +11,9 @@ from torch import nn
 
 from monai_amat.attacks import BoundaryPGD, FullStart, InnerStart, ProjectedGradientDescent, Restarts
 from monai_amat.engines import network_fingerprint
-from monai_amat.losses import DiceCELoss, HeatmapBCE, HeatmapOffsetLoss
 from monai_amat.robustness import Probe, standard_probes
+from monai_amat.tasks.landmarks import HeatmapBCE, HeatmapOffsetLoss
+from monai_amat.tasks.segmentation import DiceCELoss
 
 ATTACK = ProjectedGradientDescent(steps=100, rel_step=0.05, norm="inf", clip_range=(0.0, 1.0), amp=torch.bfloat16)
 

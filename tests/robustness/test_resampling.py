@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_amat.metrics import DiceIndices
 from monai_amat.robustness import bootstrap, by_repetition, summarise
 from monai_amat.robustness.resampling import resampled_groups
 from monai_amat.robustness.summary import by_noise_level
+from monai_amat.tasks.segmentation import DiceIndices
 
 
 def frame_of(rows: int, groups: int, levels: int = 1, seed: int = 0) -> pd.DataFrame:

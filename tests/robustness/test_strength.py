@@ -19,13 +19,12 @@ from torch.utils.data import DataLoader
 
 from monai_amat.attacks import ProjectedGradientDescent, Restarts
 from monai_amat.data.indexed import IndexedDataset
-from monai_amat.losses import DiceCELoss
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.metrics import DiceIndices
 from monai_amat.robustness import AttackStrength, Probe, RobustnessCurve, standard_probes
 from monai_amat.robustness import strength as strength_module
 from monai_amat.robustness.resampling import resampled_groups
 from monai_amat.robustness.strength import WORST, worst_rows
+from monai_amat.tasks.segmentation import DiceCELoss, DiceIndices
 
 MakeCurve = Callable[..., RobustnessCurve]
 
@@ -54,7 +53,7 @@ class Fall(PerSampleLoss):
 
 
 class Scores:
-    """Mean score, or with ``right`` the share of scores above 0."""
+    """Mean score, or with `right` the share of scores above 0."""
 
     def __init__(self, *, right: bool = False, sign: int = 1) -> None:
         self.right = right

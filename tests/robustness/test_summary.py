@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from monai_amat.metrics import DiceIndices
 from monai_amat.robustness import AVERAGE, summarise
 from monai_amat.robustness.summary import nested
+from monai_amat.tasks.segmentation import DiceIndices
 
 METRIC = DiceIndices(num_classes=2)
 

@@ -16,9 +16,9 @@ import pytest
 from monai.data import set_track_meta
 from monai.utils import set_determinism
 
-from monai_amat.data import write_phantom
 from monai_amat.study import Study
 from monai_amat.study.process import Processes
+from monai_amat.tasks.segmentation import write_phantom
 
 # As strings, as they come from the command line.
 TINY: dict[str, str] = {

@@ -1,4 +1,4 @@
-"""``python -m monai_amat``: what is typed, what is printed, and the exit code."""
+"""`python -m monai_amat`: what is typed, what is printed, and the exit code."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import pytest
 
 from monai_amat import study
 from monai_amat.__main__ import main
-from monai_amat.data import load_cephalograms, load_voc
+from monai_amat.tasks.detection import load_voc
+from monai_amat.tasks.landmarks import load_cephalograms
 
 
 class Recorder:

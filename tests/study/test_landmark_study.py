@@ -11,9 +11,9 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_amat.data import write_cephalogram_phantom
 from monai_amat.robustness import report
 from monai_amat.study import Study
+from monai_amat.tasks.landmarks import write_cephalogram_phantom
 
 if TYPE_CHECKING:
     from tests.study.conftest import InProcess

@@ -12,9 +12,8 @@ import torch
 from monai.bundle import ConfigWorkflow
 
 from monai_amat.__main__ import main
-from monai_amat.engines import network_fingerprint
+from monai_amat.engines import network_fingerprint, save_weights
 from monai_amat.margins import SampleMargins
-from monai_amat.networks import save_weights
 from monai_amat.study import write_overlay
 from monai_amat.study.overlay import KINDS
 

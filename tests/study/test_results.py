@@ -80,7 +80,7 @@ def test_a_second_evaluation_reuses_the_networks_and_lies_beside_the_first(
 def test_what_concerns_the_attack_alone_leaves_the_training_as_it_is(
     study: Any, in_process: InProcess, tmp_path: Path, tiny: dict[str, str]
 ) -> None:
-    """Though the overlay ``small``, which lies over training too, has a value for it."""
+    """Though the overlay `small`, which lies over training too, has a value for it."""
     table = study("std", "amat").run()
     done = len(in_process.commands)
     changed = study("std", "amat", values={"evaluation_steps": "3"})

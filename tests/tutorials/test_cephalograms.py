@@ -35,7 +35,7 @@ def test_it_is_committed_without_results_and_paths() -> None:
 
 
 def run(folder: Path, **environment: str) -> Any:
-    """The notebook after a run in ``folder``, in a kernel of its own, which finds the package as this process does."""
+    """The notebook after a run in `folder`, in a kernel of its own, which finds the package as this process does."""
     notebook = nbformat.read(FILE, as_version=4)
     paths = os.pathsep.join([str(FILE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}

@@ -32,7 +32,7 @@ arms --arms $all --evaluation low_noise --noise_levels "[0.0, 0.25, 1.0]"
 
 # The attack raising the class term alone, which takes more cells away. With worst.py, the stronger of both by image.
 arms --arms $all --evaluation class_attack --noise_levels "[0.0, 2.5, 5.0]" --attack_loss \
-    '{"_target_": "monai_amat.losses.DetectionLoss", "network": "@initial_network", "weights": {"box": 0.0, "dfl": 0.0}}'
+    '{"_target_": "monai_amat.tasks.detection.DetectionLoss", "network": "@initial_network", "weights": {"box": 0.0, "dfl": 0.0}}'
 
 # Stronger attacks on three of the networks.
 arms --arms std sat:2.5 amat --noise_levels "$levels" --strength

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from monai_amat.metrics import DetectionIndices
 from monai_amat.robustness import compare, table_text
 from monai_amat.robustness.strength import worst_rows
+from monai_amat.tasks.detection import DetectionIndices
 
 ARMS = {"STD": "std", "SAT 2.5": "sat_2.5", "SAT 5": "sat_5", "AMAT": "amat", "AMAT shuffled": "amat_shuffled"}
 EVALUATIONS = ("robustness", "class_attack")

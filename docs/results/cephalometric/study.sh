@@ -35,4 +35,4 @@ study --arms amat amat+own_statistics --evaluation forwards --noise_levels "$few
 
 # The attack raising the other heat-map term, which is the one that STD(BCE) was trained on.
 study --arms std std+bce amat --evaluation bce_attack --noise_levels "$few" \
-    --attack_heatmap#_target_ monai_amat.losses.HeatmapBCE
+    --attack_heatmap#_target_ monai_amat.tasks.landmarks.HeatmapBCE

@@ -1,0 +1,150 @@
+"""Trained weights on disk: written whole, read without running code, refused by name where they do not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from monai_amat.files import whole_file
+
+__all__ = ["ReadsForeignWeights", "load_weights", "save_weights"]
+
+
+@runtime_checkable
+class ReadsForeignWeights(Protocol):
+    """A network that reads the weight files of the package that it comes from."""
+
+    def load_foreign_weights(self, path: Path) -> Mapping[str, Any]:
+        """Load such a file and return the settings that it holds, such as `image_size` and `classes`."""
+
+
+def save_weights(network: nn.Module, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
+    """Write `{"model": state_dict}`, the form that MONAI's `CheckpointSaver` and `ckpt_export` use.
+
+    Args:
+        network: the network.
+        path: file to write.
+        settings: what it was trained with and its shapes do not show; kept beside as `"settings"`. Plain values.
+
+    Example:
+        >>> import tempfile
+        >>> file = Path(tempfile.mkdtemp()) / "model.pt"
+        >>> save_weights(nn.Linear(2, 1), file, {"image_size": [100, 80]})
+        >>> _ = load_weights(nn.Linear(2, 1), file, {"image_size": [100, 80]})
+    """
+    with whole_file(Path(path)) as stream:
+        torch.save({"model": network.state_dict(), **({"settings": dict(settings)} if settings else {})}, stream)
+
+
+def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, Any] | None = None) -> nn.Module:
+    """Load weights into a network and return it.
+
+    Args:
+        network: the network, on any device.
+        path: a file of `save_weights`, of MONAI's `CheckpointSaver` (`{"model": …}`), a resume checkpoint of
+            this package, or a bare state dict; for `YOLOv5` also a `.pt` file that
+            ultralytics wrote.
+        settings: what the network is used with. A file that keeps another value of one of them is refused; one that
+            keeps none is not. Files of ultralytics keep `image_size` and `classes`.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no checkpoint, or one of another architecture or other settings.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; train the network first, or give the path of its weights")
+    foreign: ReadsForeignWeights | None = None
+    try:
+        state, kept = _read(path)
+    except ValueError:
+        if not isinstance(network, ReadsForeignWeights) or path.suffix != ".pt":
+            raise
+        foreign = network
+    if foreign is not None:  # outside the except clause, so that the errors of that reader come alone
+        _check_settings(path, foreign.load_foreign_weights(path), settings or {})
+        return network
+    wrong = mismatches(network, state)
+    if wrong:
+        raise ValueError(
+            f"{path} is of another architecture ({len(wrong)} differences; {'; '.join(wrong[:3])}): "
+            "give the settings that it was trained with"
+        )
+    _check_settings(path, kept, settings or {})
+    network.load_state_dict(state)
+    return network
+
+
+def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Any]:
+    """A state dict, and what is called settings beside it."""
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged file can fail in any way
+        # Torch's own text is long, and advises to load without that precaution.
+        lines = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [""]
+        reason = lines[0].partition(". ")[0]
+        advice = (
+            ". If it holds a whole network, not its weights alone, load it where it was made and save its "
+            "state_dict(); weights of ultralytics are for YOLOv5 networks"
+        )
+        raise ValueError(
+            f"{path} is not a checkpoint that loads with weights_only=True ({type(error).__name__}: {reason})"
+            f"{advice if 'allowed global' in reason else ''}"
+        ) from error
+    state = _weights(content)
+    if state is None:
+        raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'model'")
+    return state, content.get("settings")
+
+
+def _check_settings(path: Path, kept: Any, here: Mapping[str, Any]) -> None:
+    if not isinstance(kept, Mapping):  # whoever wrote the file may call other things so
+        return
+    for key in (key for key in here if key in kept):
+        # The command line makes a tuple of (100,80), a configuration a list.
+        there, now = (str(list(v) if isinstance(v, tuple) else v) for v in (kept[key], here[key]))
+        if there != now:
+            raise ValueError(
+                f'{path} was trained with {key} {there}, not {now}: give --{key} "{there}", or leave {key} out of the '
+                "settings to be checked (trained_with)"
+            )
+
+
+def mismatches(
+    network: nn.Module, state: Mapping[str, torch.Tensor], *, whole: str = "the network", owner: str = "the network"
+) -> list[str]:
+    """What keeps a state dict from fitting a network, in words and in order.
+
+    Args:
+        network: the network.
+        state: the state dict.
+        whole: what a surplus entry is no part of.
+        owner: what has an entry of another shape.
+    """
+    own = network.state_dict()
+    return sorted(
+        [
+            *(f"{name} is missing" for name in own.keys() - state.keys()),
+            *(f"{name} is not part of {whole}" for name in state.keys() - own.keys()),
+            *(
+                f"{name} is {tuple(state[name].shape)}, {owner} has {tuple(own[name].shape)}"
+                for name in own.keys() & state.keys()
+                if state[name].shape != own[name].shape
+            ),
+        ]
+    )
+
+
+def _weights(content: Any) -> Mapping[str, torch.Tensor] | None:
+    if not isinstance(content, Mapping):
+        return None
+    if content and all(isinstance(value, torch.Tensor) for value in content.values()):
+        return content
+    inner = content.get("model", content.get("objects", {}))
+    return _weights(inner.get("network", inner) if isinstance(inner, Mapping) else None) if inner else None

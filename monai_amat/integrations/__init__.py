@@ -1,0 +1,1 @@
+"""Adversarial training inside the training loops of other packages."""

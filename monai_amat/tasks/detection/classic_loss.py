@@ -1,0 +1,131 @@
+"""The loss of a classic YOLOv5 network, one value an image and term: the paper's box, objectness and class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from monai_amat.losses.base import PerSampleLoss, full_precision
+from monai_amat.tasks.detection.padded_boxes import padded_boxes
+
+__all__ = ["ClassicYOLOv5Loss"]
+
+_TERMS = ("box", "obj", "cls")
+
+
+class ClassicYOLOv5Loss(PerSampleLoss):
+    """Box (CIoU), objectness and class loss of each image (section 3.3); terms `"box"`, `"obj"`, `"cls"`.
+
+    The terms are those of a `ComputeLoss` of the user's own clone of `ultralytics/yolov5` on that image alone, its
+    gains in `hyp` included. It averages over all objects and cells of a batch, and gives its terms without a
+    gradient; so it is called for each image, and where a gradient is wanted once a term, with the gains of the other
+    terms at 0. A batch of B images then takes 3·B calls.
+
+    Args:
+        compute_loss: `compute_loss(levels, targets) -> (loss, items)`: `levels` a list of tensors
+            `(B, anchors, h, w, 5 + classes)`; `targets` `(n, 6)`, rows of image, class, centre x and y, width and
+            height, the last four as shares of the image; `loss` the sum of the terms times B, `items` the terms.
+            Its `hyp` holds the gains `box`, `obj` and `cls`.
+        stride: pixels a cell of the first level.
+        weights: weights of the three terms in the total, beside the gains; 1 each by default.
+
+    Raises:
+        TypeError: when `compute_loss` is not such an object.
+        ValueError: when it balances its terms by what it saw before (`autobalance`), or for a setting out of range.
+    """
+
+    def __init__(
+        self,
+        compute_loss: Callable[..., tuple[Tensor, Tensor]],
+        *,
+        stride: float = 8.0,
+        weights: Mapping[str, float] | None = None,
+    ) -> None:
+        super().__init__(weights=weights, judged=_TERMS)
+        if unknown := self.weights.keys() - set(_TERMS):
+            raise ValueError(f"weights name {sorted(unknown)}, but the terms are {list(_TERMS)}.")
+        if not stride > 0:
+            raise ValueError(f"stride must be greater than 0, but is {stride}.")
+        gains = getattr(compute_loss, "hyp", None)
+        if not isinstance(gains, Mapping) or not set(_TERMS) <= gains.keys():
+            raise TypeError(
+                f"compute_loss must be a ComputeLoss of YOLOv5, whose hyp holds the gains {', '.join(_TERMS)}, but is "
+                f"a {type(compute_loss).__name__} with hyp {type(gains).__name__}."
+            )
+        if getattr(compute_loss, "autobalance", False):
+            raise ValueError(
+                "compute_loss has autobalance on: an image's loss would depend on the images before it. Build it "
+                "with autobalance=False."
+            )
+        self.stride = float(stride)
+        self._compute: Any = compute_loss
+
+    def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
+        """The three terms of each image.
+
+        Args:
+            pred: the network's output in training mode, or what
+                `ClassicYOLOv5.raw <monai_amat.tasks.detection.ClassicYOLOv5.raw>` gives.
+            target: `(B, max_boxes, 5)`, see `padded_boxes`.
+
+        Raises:
+            TypeError: for a prediction that is decoded already.
+            ValueError: for a target of another shape, or with a class that the network has not.
+        """
+        levels = [full_precision(level) for level in _levels(pred)]
+        first = levels[0]
+        boxes = padded_boxes(target, len(first), first.shape[-1] - 5)
+        size = torch.tensor([first.shape[3], first.shape[2]], device=first.device) * self.stride
+        low, high = boxes.corners.chunk(2, dim=-1)
+        rows = torch.cat([(low + high) / 2 / size, (high - low) / size], dim=-1)
+        labels = boxes.labels.unsqueeze(-1).to(rows.dtype)
+        rows = torch.cat([torch.zeros_like(labels), labels, rows], dim=-1)
+        found: list[Tensor] = []
+        with torch.autocast(first.device.type, enabled=False):
+            for i in range(len(first)):
+                found.append(self._image([level[i : i + 1] for level in levels], rows[i][boxes.real[i]]))
+        terms = torch.stack(found) if found else first.new_zeros((0, len(_TERMS)))
+        return dict(zip(_TERMS, terms.unbind(1), strict=True))
+
+    def prediction(self, pred: Any, target: Any) -> Any:
+        """Decoded boxes and scores `(B, 4 + classes, N)` in evaluation mode; in training mode `pred` itself."""
+        return pred["decoded"] if isinstance(pred, Mapping) and "decoded" in pred else pred
+
+    def _image(self, levels: list[Tensor], targets: Tensor) -> Tensor:
+        """The terms `(3,)` of one image."""
+        if torch.is_grad_enabled() and any(level.requires_grad for level in levels):
+            return torch.stack([self._only(name, levels, targets) for name in _TERMS])
+        _, items = self._compute(levels, targets)
+        return full_precision(items.detach()).reshape(-1)[: len(_TERMS)]
+
+    def _only(self, name: str, levels: list[Tensor], targets: Tensor) -> Tensor:
+        with self._gains({other: 0.0 for other in _TERMS if other != name}):
+            loss, _ = self._compute(levels, targets)
+        return full_precision(loss).sum()
+
+    @contextmanager
+    def _gains(self, changes: Mapping[str, float]) -> Iterator[None]:
+        # In a copy: the clone's model and optimiser look at the same dictionary.
+        before = self._compute.hyp
+        self._compute.hyp = {**before, **changes}
+        try:
+            yield
+        finally:
+            self._compute.hyp = before
+
+
+def _levels(pred: Any) -> list[Tensor]:
+    found = pred.get("levels") if isinstance(pred, Mapping) else pred
+    if isinstance(found, list | tuple) and found and all(isinstance(v, Tensor) and v.ndim == 5 for v in found):
+        return list(found)
+    shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in tree_leaves(pred)]
+    raise TypeError(
+        f"pred must be a list of tensors (B, anchors, h, w, 5 + classes), but is a {type(pred).__name__} of {shapes}. "
+        "In evaluation mode wrap the network in monai_amat.tasks.detection.ClassicYOLOv5 and give inferer="
+        "monai_amat.engines.RawOutputs()."
+    )

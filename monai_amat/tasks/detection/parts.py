@@ -1,0 +1,145 @@
+"""What a per-image detection loss is made of: the assigner, box decoding, IoU and focal loss of ultralytics, called."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics, moved, quietly
+
+__all__ = ["DetectionParts", "check_raw"]
+
+_GAINS = ("box", "cls", "dfl")
+_RAW = ("boxes", "scores", "feats")
+
+
+class DetectionParts:
+    """The pieces of the package's own criterion for one of its detection models, by the names that a loss calls.
+
+    Each piece works on a whole batch and leaves the samples apart; only the criterion's own sums join them, and these
+    are what `DetectionLoss` takes a sample at a time instead.
+
+    Boxes are in *cells* (pixels divided by the stride of their level) where the package has them so, in pixels else;
+    `N` is the number of cells of all levels, `R` the number of bins of a box side's distribution.
+
+    Args:
+        model: an `ultralytics` `DetectionModel` whose head gives one set of box distributions: YOLOv5, v8, v9, 11.
+
+    Raises:
+        ValueError: for a model of another kind.
+
+    Example:
+        >>> from monai_amat.tasks.detection import YOLOv5
+        >>> parts = YOLOv5(classes=3, size="n").parts
+        >>> parts.classes, parts.gains
+        (3, {'box': 7.5, 'cls': 0.5, 'dfl': 1.5})
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        head: Any = getattr(model, "model", [None])[-1]
+        if not isinstance(head, from_ultralytics("Detect")):
+            raise ValueError(f"detection needs a model of ultralytics that ends in Detect, got {type(model).__name__}")
+        if getattr(head, "one2one_cv2", None) is not None or head.reg_max < 2:
+            raise ValueError(
+                "the model's head is end-to-end or has no box distributions, as YOLOv10 and YOLO26 have it: take "
+                "YOLOv5, v8, v9 or 11"
+            )
+        self._model: Any = model
+        self._criterion: Any = None
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return int(self._head.nc)
+
+    @property
+    def gains(self) -> dict[str, float]:
+        """The package's weights of the terms."""
+        args = self._model.args
+        return {name: float(args[name] if isinstance(args, Mapping) else getattr(args, name)) for name in _GAINS}
+
+    def cells(self, raw: Mapping[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Centres `(N, 2)` in cells, x before y, and strides `(N, 1)` in pixels, for the sizes of a raw output."""
+        # Only shapes and types are looked at; half precision cannot tell the cells of a large image apart.
+        sizes = [level.new_empty((0, 0, *level.shape[2:]), dtype=dtype) for level in raw["feats"]]
+        centres, strides = from_ultralytics("make_anchors")(sizes, self._head.stride, 0.5)
+        return centres, strides
+
+    def boxes(self, distribution: Tensor, centres: Tensor) -> Tensor:
+        """Predicted boxes `(B, N, 4)`, x1 y1 x2 y2 in cells, of raw distributions `(B, N, 4·R)`."""
+        return self._pieces(distribution).bbox_decode(centres, distribution.contiguous())
+
+    def assign(
+        self, scores: Tensor, boxes: Tensor, centres: Tensor, labels: Tensor, truths: Tensor, real: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Which cell answers for which true box (task-aligned assignment).
+
+        Args:
+            scores: `(B, N, classes)` in 0..1.
+            boxes: `(B, N, 4)` predicted, in pixels.
+            centres: `(N, 2)` in pixels.
+            labels: `(B, M)` classes of the true boxes, 0 for padding.
+            truths: `(B, M, 4)` x1 y1 x2 y2 in pixels, 0 for padding.
+            real: `(B, M)` bool, False for padding.
+
+        Returns:
+            the true box of each cell `(B, N, 4)` in pixels, its target scores `(B, N, classes)`, and whether it
+            answers for any `(B, N)`.
+        """
+        _, assigned, targets, answers, _ = self._pieces(boxes).assigner(
+            scores, boxes, centres, labels.unsqueeze(-1), truths, real.unsqueeze(-1).to(truths.dtype)
+        )
+        return assigned, targets.to(scores.dtype), answers.bool()
+
+    def class_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """`(B, N, classes)`: binary cross-entropy, times the class's weight where the model has such."""
+        pieces = self._pieces(logits)
+        loss: Tensor = pieces.bce(logits, targets)
+        return loss if pieces.class_weights is None else loss * pieces.class_weights
+
+    def iou(self, boxes: Tensor, truths: Tensor) -> Tensor:
+        """Complete IoU `(n,)` of pairs of boxes `(n, 4)`."""
+        return from_ultralytics("bbox_iou")(boxes, truths, xywh=False, CIoU=True).squeeze(-1)
+
+    def distribution_loss(self, distribution: Tensor, centres: Tensor, truths: Tensor) -> Tensor:
+        """Distribution focal loss `(n,)` of `(n, 4·R)` against boxes `(n, 4)`, all in cells."""
+        bins = self._head.reg_max
+        distances = from_ultralytics("bbox2dist")(centres, truths, bins - 1)
+        return self._pieces(distribution).bbox_loss.dfl_loss(distribution.reshape(-1, bins), distances).squeeze(-1)
+
+    def decoded(self, raw: Mapping[str, Any]) -> Tensor:
+        """`(B, 4 + classes, N)`: centre x, y, width, height in pixels, and class scores, as in evaluation mode."""
+        distribution, logits = (_precise(raw[name]).transpose(1, 2) for name in ("boxes", "scores"))
+        centres, strides = self.cells(raw, distribution.dtype)
+        low, high = (self.boxes(distribution, centres) * strides).chunk(2, dim=-1)
+        return torch.cat([(low + high) / 2, high - low, logits.sigmoid()], dim=-1).transpose(1, 2)
+
+    @property
+    def _head(self) -> Any:
+        return self._model.model[-1]
+
+    def _pieces(self, like: Tensor) -> Any:
+        """The package's criterion, made anew where the network has moved to another device."""
+        if self._criterion is None or self._criterion.device != like.device:
+            # Its constants must not be inference tensors: autograd refuses them later.
+            with torch.inference_mode(False), quietly():
+                self._criterion = self._model.init_criterion()
+        return self._criterion
+
+
+def _precise(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def check_raw(raw: Any) -> None:
+    """Refuse training outputs of another form.
+
+    Raises:
+        ImportError: saying which versions of the package work.
+    """
+    if not isinstance(raw, Mapping) or not set(_RAW) <= raw.keys():
+        found = sorted(map(str, raw)) if isinstance(raw, Mapping) else type(raw).__name__
+        raise ImportError(moved(f"training outputs are {found} and not {list(_RAW)}"))

@@ -1,0 +1,1 @@
+"""Dictionary transforms of images with boxes."""

@@ -1,0 +1,1 @@
+"""Cephalograms, their landmarks and their splits."""

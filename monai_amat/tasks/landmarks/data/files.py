@@ -1,0 +1,135 @@
+"""The text files of the cephalometric challenge: landmarks of one image, and what size the images had."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+__all__ = ["LANDMARK_NAMES", "NativeFrame", "read_frame", "read_landmarks"]
+
+LANDMARK_NAMES = (
+    "sella",
+    "nasion",
+    "orbitale",
+    "porion",
+    "subspinale",
+    "supramentale",
+    "pogonion",
+    "menton",
+    "gnathion",
+    "gonion",
+    "lower incisal incision",
+    "upper incisal incision",
+    "upper lip",
+    "lower lip",
+    "subnasale",
+    "soft tissue pogonion",
+    "posterior nasal spine",
+    "anterior nasal spine",
+    "articulare",
+)
+"""The 19 landmarks in the challenge's order: line 1 of a text file to line 19."""
+
+# The originals end in eight lines with the classes of eight anatomical measurements.
+_CLASS_LINES = 8
+
+
+@dataclass(frozen=True)
+class NativeFrame:
+    """The frame that coordinates are in.
+
+    Attributes:
+        size: `(H, W)` of an image before it was reduced.
+        spacing: mm per pixel, along both axes.
+        stated: whether `info.json` says so; without it only images of this very size can be read.
+    """
+
+    size: tuple[int, int] = (2400, 1935)
+    spacing: float = 0.1
+    stated: bool = False
+
+
+def read_frame(root: Path) -> NativeFrame:
+    """The native frame of a data set: what its `info.json` says, or the challenge's own where there is none.
+
+    Args:
+        root: folder of the data set; its `info.json`, written beside images that were reduced, holds
+            `native_size_xy` (width, height), `pixel_spacing_mm` and, if at all, `landmarks` (19).
+
+    Raises:
+        ValueError: naming the file, where it is not JSON or its values make no sense.
+    """
+    file = root / "info.json"
+    if not file.is_file():
+        return NativeFrame()
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
+        raise ValueError(f"{file}: not valid JSON: {error}.") from error
+    content = content if isinstance(content, dict) else {}
+    size, spacing = content.get("native_size_xy"), content.get("pixel_spacing_mm")
+    if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
+        raise ValueError(f"{file}: 'native_size_xy' must be [width, height] in pixels, found {size!r}.")
+    if isinstance(spacing, bool) or not isinstance(spacing, (int, float)) or not 0 < spacing < math.inf:
+        raise ValueError(f"{file}: 'pixel_spacing_mm' must be a positive number, found {spacing!r}.")
+    if content.get("landmarks", len(LANDMARK_NAMES)) != len(LANDMARK_NAMES):
+        raise ValueError(f"{file}: 'landmarks' must be {len(LANDMARK_NAMES)}, found {content['landmarks']!r}.")
+    return NativeFrame((size[1], size[0]), float(spacing), stated=True)
+
+
+def read_landmarks(path: str | Path) -> torch.Tensor:
+    r"""Read the landmarks that one reader marked in one image.
+
+    A line a landmark, `x,y` in native pixels; `nan,nan` for one that is missing. The eight class lines at the end
+    of the challenge's own files, and empty lines at the end, are passed over.
+
+    Args:
+        path: text file of 19 or 19 + 8 lines.
+
+    Returns:
+        `(19, 2)` float64, (y, x): array order, not the file's.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: naming file and line, for another number of lines or a line that is not `x,y`.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "001.txt").write_text("835,996\n" * 19)
+        ...     points = read_landmarks(f"{folder}/001.txt")
+        >>> points[0]
+        tensor([996., 835.], dtype=torch.float64)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; every image needs the landmarks of each reader.")
+    try:
+        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file: {error}.") from error
+    count = len(LANDMARK_NAMES)
+    if len(lines) not in (count, count + _CLASS_LINES):
+        raise ValueError(
+            f"{path}: expected {count} lines 'x,y', with or without the challenge's {_CLASS_LINES} class lines after "
+            f"them, found {len(lines)} lines."
+        )
+    return torch.tensor([_point(path, i, line) for i, line in enumerate(lines[:count], 1)], dtype=torch.float64)
+
+
+def _point(path: Path, number: int, line: str) -> tuple[float, float]:
+    """One line as `(y, x)`."""
+    try:
+        x, y = (float(part) for part in line.split(","))
+    except ValueError:
+        x, y = math.inf, math.inf
+    if math.isinf(x) or math.isinf(y) or math.isnan(x) != math.isnan(y):
+        raise ValueError(
+            f"{path}, line {number} ({LANDMARK_NAMES[number - 1]}): expected 'x,y' in pixels, or 'nan,nan' for a "
+            f"landmark that is missing, found {line!r}."
+        )
+    return y, x

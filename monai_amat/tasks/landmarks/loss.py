@@ -1,0 +1,192 @@
+"""Heat maps and offsets for landmark detection, one value a sample and three terms."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from monai_amat.losses.base import PerSampleLoss, full_precision
+
+__all__ = ["HeatmapBCE", "HeatmapDice", "HeatmapOffsetLoss", "HeatmapTerm"]
+
+_TERMS = ("heatmap", "offset_y", "offset_x")
+
+
+class HeatmapTerm(ABC):
+    """How a predicted heat map is compared with the true one: `term(logits, heat) -> (B, L)`.
+
+    Args:
+        weight: of the heat-map term in the total, finite and at least 0.
+    """
+
+    def __init__(self, *, weight: float) -> None:
+        self.weight = weight
+
+    @abstractmethod
+    def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:
+        """Compare every map.
+
+        Args:
+            logits: `(B, L, H, W)`.
+            heat: `(B, L, H, W)`, the Gaussian inside the disc, 0 outside; a map without a disc may give any finite
+                value.
+
+        Returns:
+            `(B, L)`, 0 is best.
+        """
+
+
+class HeatmapDice(HeatmapTerm):
+    r"""Soft Dice with the disc, :math:`1 - \frac{2 \sum_v p_v m_v + s}{\sum_v p_v + \sum_v m_v + s}`: "STD(Dice)".
+
+    Args:
+        smooth: s above, greater than 0.
+        weight: of the heat-map term in the total; ½ as in the authors' code.
+
+    Raises:
+        ValueError: if `smooth` is not greater than 0.
+
+    Example:
+        >>> heat = torch.tensor([[[[0.8, 0.0]]]])
+        >>> HeatmapDice()(torch.tensor([[[[0.0, -100.0]]]]), heat)  # half of the disc found, nothing beside it
+        tensor([[0.3333]])
+    """
+
+    def __init__(self, *, smooth: float = 1e-5, weight: float = 0.5) -> None:
+        super().__init__(weight=weight)
+        if not (math.isfinite(smooth) and smooth > 0):
+            raise ValueError(f"smooth must be finite and greater than 0, but is {smooth}.")
+        self.smooth = smooth
+
+    def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:
+        """`(B, L)`, in 0..1."""
+        probability, disc = torch.sigmoid(logits).flatten(2), (heat > 0).to(logits.dtype).flatten(2)
+        overlap = (probability * disc).sum(-1)
+        return 1 - (2 * overlap + self.smooth) / (probability.sum(-1) + disc.sum(-1) + self.smooth)
+
+
+class HeatmapBCE(HeatmapTerm):
+    """Binary cross-entropy with the Gaussian, averaged over all pixels: "STD(BCE)", the loss of Yao et al.
+
+    Its least value is not 0 but the entropy of the Gaussian.
+
+    Args:
+        weight: of the heat-map term in the total; 2 as in the authors' code.
+
+    Example:
+        >>> HeatmapBCE()(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
+        tensor([[0.6931]])
+    """
+
+    def __init__(self, *, weight: float = 2.0) -> None:
+        super().__init__(weight=weight)
+
+    def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:
+        """`(B, L)`, at least 0."""
+        entropy = functional.binary_cross_entropy_with_logits(logits, heat.to(logits.dtype), reduction="none")
+        return entropy.flatten(2).mean(-1)
+
+
+class HeatmapOffsetLoss(PerSampleLoss):
+    r"""The loss of the multi-task U-Net (section 3.2), per sample; judged on each of its three terms.
+
+    - `"heatmap"`: a `HeatmapTerm`, averaged over the landmarks of the sample; its weight in the total comes with it
+      (Dice ½, cross-entropy 2).
+    - `"offset_y"`, `"offset_x"`: :math:`\sum_{l, v} m_{lv} |\hat o_{lv} - o_{lv}| / \sum_{l, v} m_{lv}`, the L1
+      distance averaged over the pixels in the discs of all landmarks of the sample.
+
+    A landmark that is missing or outside the image has maps of zeros and counts in no term; where a sample has no
+    landmark at all, all three terms are 0. The disc is where the true heat is greater than 0.
+
+    `pred` and the maps are `(B, 3·L, H, W)`: channels 0 to L-1 heat (`pred` as logits), L to 2·L-1 offsets along
+    y, 2·L to 3·L-1 along x, as `LandmarkMapsd` makes them. Everything is computed in float32,
+    under autocast too, or in float64 if `pred` is float64.
+
+    Args:
+        heatmap: `HeatmapDice` (default) or `HeatmapBCE`.
+        weights: weights of the terms in the total, instead of the heat map's own and 1 for the offsets.
+
+    Raises:
+        ValueError: if a weight is out of range or names no term.
+
+    Example:
+        >>> maps = torch.zeros(2, 3, 4, 4)  # one landmark, missing in sample 1
+        >>> maps[0, 0, 1, 1] = 1.0
+        >>> pred = torch.full((2, 3, 4, 4), 0.25)
+        >>> loss = HeatmapOffsetLoss()
+        >>> {name: [round(value, 4) for value in term.tolist()] for name, term in loss.terms(pred, maps).items()}
+        {'heatmap': [0.8875, 0.0], 'offset_y': [0.25, 0.0], 'offset_x': [0.25, 0.0]}
+        >>> [round(value, 4) for value in loss(pred, {"maps": maps}).tolist()]
+        [0.9438, 0.0]
+    """
+
+    def __init__(self, *, heatmap: HeatmapTerm | None = None, weights: Mapping[str, float] | None = None) -> None:
+        term = HeatmapDice() if heatmap is None else heatmap
+        super().__init__(weights={"heatmap": term.weight, **(weights or {})}, judged=_TERMS)
+        if unknown := self.weights.keys() - set(_TERMS):
+            raise ValueError(f"weights name {sorted(unknown)}, but the terms are {list(_TERMS)}.")
+        self.heatmap = term
+
+    def extra_repr(self) -> str:
+        """The heat-map term, which tells two such losses apart."""
+        return f"heatmap={type(self.heatmap).__name__}"
+
+    def terms(self, pred: Tensor, target: Tensor | Mapping[str, Any]) -> dict[str, Tensor]:
+        """Heat-map term and both offset terms of each sample.
+
+        Args:
+            pred: what the network returned, `(B, 3·L, H, W)`.
+            target: the true maps `(B, 3·L, H, W)`, or a dictionary with them under `"maps"`, as
+                `monai_amat.engines.PrepareBatchTargets` gives it.
+
+        Returns:
+            `{"heatmap": (B,), "offset_y": (B,), "offset_x": (B,)}`.
+
+        Raises:
+            KeyError: if `target` is a dictionary without `"maps"`.
+            TypeError: if `pred` or the maps are no tensor, or `pred` holds integers.
+            ValueError: if their shapes do not fit.
+        """
+        maps = _maps(target)
+        _check(pred, maps)
+        logits, *offsets = full_precision(pred).chunk(3, dim=1)
+        heat, *true_offsets = full_precision(maps).to(logits.dtype).chunk(3, dim=1)
+        disc = heat > 0
+        present = disc.flatten(2).any(-1)
+        # where, not a product: a value that is not finite must not leak out of what does not count.
+        scores = torch.where(present, self.heatmap(logits, heat), 0.0)
+        terms = {"heatmap": scores.sum(1) / present.sum(1).clamp(min=1)}
+        pixels = disc.flatten(1).sum(1).clamp(min=1)
+        for name, offset, truth in zip(_TERMS[1:], offsets, true_offsets, strict=True):
+            terms[name] = torch.where(disc, (offset - truth).abs(), 0.0).flatten(1).sum(1) / pixels
+        return terms
+
+
+def _maps(target: Any) -> Any:
+    if not isinstance(target, Mapping):
+        return target
+    if "maps" not in target:
+        raise KeyError(
+            f"HeatmapOffsetLoss needs the target's 'maps', but it holds {sorted(map(str, target))}; "
+            "make them with LandmarkMapsd, and name them in the targets of PrepareBatchTargets"
+        )
+    return target["maps"]
+
+
+def _check(pred: Any, maps: Any) -> None:
+    for name, value in (("pred", pred), ("the target", maps)):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor (B, 3·L, H, W) of maps, but is a {type(value).__name__}.")
+    if not pred.is_floating_point():
+        raise TypeError(f"pred must hold floating-point logits and offsets, but is {pred.dtype}.")
+    if pred.shape != maps.shape or pred.ndim != 4 or pred.shape[1] % 3:
+        raise ValueError(
+            f"pred {tuple(pred.shape)} and the true maps {tuple(maps.shape)} must have one shape (B, 3·L, H, W): "
+            "make the maps at the network's image size, and build it for as many landmarks as they show."
+        )

@@ -1,0 +1,1 @@
+"""Dictionary transforms of radiographs and landmarks."""

@@ -1,0 +1,139 @@
+"""Landmarks that were found in radiographs, on disk: a table of all, and a file and a picture of each image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from ignite.engine import Events
+from monai.utils import convert_to_tensor
+from monai.utils.enums import CommonKeys
+from torch import Tensor
+
+from monai_amat.files import write_text_whole
+
+__all__ = ["LandmarkWriter"]
+
+_COLUMNS = ("case", "number", "name", "x_px", "y_px", "x_mm", "y_mm")
+_DIGITS = 3
+
+
+class LandmarkWriter:
+    """Write what an evaluator finds: `landmarks.csv`, and for each image `<case>.json` and `<case>.png`.
+
+    Coordinates are given twice: in native pixels, centres at integers, so that the middle of the first pixel is 0; and
+    in mm from the upper left corner of the image, `(pixel + 1/2) · spacing`. A landmark that was not found has empty
+    cells in the table and `null` in the JSON file.
+
+    The evaluator decollates; each item of `engine.state.output` holds `pred`, landmarks `(L, 2)`, (y, x) in
+    native pixels, as `PredictedLandmarksd` makes them, and of the batch's items
+    `case`, `spacing` and `picture` are read. Files of an image are written as soon as it is done, the table at
+    the end.
+
+    Args:
+        output_dir: where all files go; made if need be.
+        names: of the L landmarks.
+        draw: `draw(picture, points, path, names=…)` makes the picture, such as
+            `draw_landmarks`; None for no pictures.
+        picture_key: the image as it was loaded, with its affine, to draw on.
+
+    The rows of the table are in `rows`.
+
+    Raises:
+        KeyError: while running, for an item that lacks one of these keys.
+        ValueError: for another number of landmarks than of names, or two images of one name.
+
+    Example:
+        >>> import tempfile
+        >>> from types import SimpleNamespace
+        >>> writer = LandmarkWriter(tempfile.mkdtemp(), names=["sella"])
+        >>> item = {"case": "017", "spacing": torch.tensor([0.1, 0.1]), "pred": torch.tensor([[99.5, 199.5]])}
+        >>> writer.write(SimpleNamespace(state=SimpleNamespace(batch=[item], output=[item])))
+        >>> print((writer.output_dir / "017.json").read_text()[:76])
+        {
+          "case": "017",
+          "spacing_mm": [
+            0.1,
+            0.1
+          ],
+          "landmarks": [
+        >>> [writer.rows[0][axis] for axis in ("x_px", "y_px", "x_mm", "y_mm")]
+        [199.5, 99.5, 20.0, 10.0]
+    """
+
+    def __init__(
+        self,
+        output_dir: str | Path,
+        *,
+        names: Sequence[str],
+        draw: Callable[..., Any] | None = None,
+        picture_key: str = "picture",
+    ) -> None:
+        self.output_dir = Path(output_dir)
+        self.names = tuple(names)
+        self.draw = draw
+        self.picture_key = picture_key
+        self.rows: list[dict[str, Any]] = []
+        self._logger = logging.getLogger(__name__)
+
+    def attach(self, engine: Any) -> None:
+        """Attach to a `SupervisedEvaluator` that decollates."""
+        # Better found out now than after the first image.
+        self.output_dir.mkdir(parents=True, exist_ok=True)
+        engine.add_event_handler(Events.STARTED, self.start)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
+
+    def start(self, engine: Any) -> None:
+        """Begin a new table."""
+        self.rows = []
+
+    def write(self, engine: Any) -> None:
+        """Write the files of every image of the batch."""
+        for item, output in zip(engine.state.batch, engine.state.output, strict=True):
+            needed = ("case", "spacing", *(() if self.draw is None else (self.picture_key,)))
+            if missing := [key for key in needed if key not in item]:
+                raise KeyError(f"LandmarkWriter needs {missing} in the batch, which holds {sorted(map(str, item))}")
+            self._write(str(item["case"]), output[CommonKeys.PRED], item["spacing"], item.get(self.picture_key))
+
+    def finish(self, engine: Any) -> None:
+        """Write the table of all images."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, fieldnames=_COLUMNS, lineterminator="\n")
+        table.writeheader()
+        table.writerows(self.rows)
+        write_text_whole(self.output_dir / "landmarks.csv", text.getvalue())
+        lost = sum(row["x_px"] is None for row in self.rows)
+        images = len(self.rows) // len(self.names)
+        self._logger.info("landmarks of %d image(s), %d not found: %s", images, lost, self.output_dir / "landmarks.csv")
+
+    def _write(self, case: str, points: Tensor, spacing: Tensor, picture: Any) -> None:
+        points, spacing = (convert_to_tensor(value, track_meta=False).detach().cpu() for value in (points, spacing))
+        if points.shape != (len(self.names), 2):
+            raise ValueError(
+                f"'{case}': expected landmarks ({len(self.names)}, 2), one for each name, found {tuple(points.shape)}"
+            )
+        if any(row["case"] == case for row in self.rows):
+            raise ValueError(f"'{case}': two images have this name, so that the files of one would replace the other's")
+        rows = [_row(name, point, spacing) for name, point in zip(self.names, points, strict=True)]
+        landmarks: list[dict[str, Any]] = [{"number": number, **row} for number, row in enumerate(rows, 1)]
+        self.rows += [{"case": case, **landmark} for landmark in landmarks]
+        content = {"case": case, "spacing_mm": [round(value, 6) for value in spacing.tolist()], "landmarks": landmarks}
+        write_text_whole(self.output_dir / f"{case}.json", json.dumps(content, indent=2) + "\n")
+        if self.draw is not None:
+            self.draw(picture, points, self.output_dir / f"{case}.png", names=self.names)
+
+
+def _row(name: str, point: Tensor, spacing: Tensor) -> dict[str, Any]:
+    """One landmark, x before y as the challenge writes them."""
+    if not bool(torch.isfinite(point).all()):
+        return {"name": name, "x_px": None, "y_px": None, "x_mm": None, "y_mm": None}
+    pixels, mm = point.double(), (point.double() + 0.5) * spacing.double()
+    y_px, x_px, y_mm, x_mm = (round(value, _DIGITS) for value in (*pixels.tolist(), *mm.tolist()))
+    return {"name": name, "x_px": x_px, "y_px": y_px, "x_mm": x_mm, "y_mm": y_mm}

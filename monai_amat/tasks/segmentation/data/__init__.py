@@ -1,0 +1,1 @@
+"""Decathlon folders as slices."""

@@ -1,0 +1,44 @@
+"""Whether slices fit the size that a network evaluates at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+__all__ = ["check_fit"]
+
+
+def check_fit(slices: list[dict[str, Any]], size: Sequence[int]) -> list[dict[str, Any]]:
+    """Return the slices as they are, once it is sure that a centre crop to `size` cuts off no foreground.
+
+    Evaluation brings every slice to one size, by padding and centre cropping, so that a sample's noise depends on
+    nothing else in its batch. A crop that lost part of the label would flatter the scores.
+
+    Args:
+        slices: items of `load_slices`.
+        size: `(H, W)`.
+
+    Raises:
+        ValueError: naming the first slice that does not fit, with the size that would.
+
+    Example:
+        >>> import torch
+        >>> label = torch.zeros(1, 10, 8)
+        >>> label[:, 0, 4] = 1
+        >>> check_fit([{"label": label, "case": "a", "slice": 3}], (8, 8))
+        Traceback (most recent call last):
+            ...
+        ValueError: slice 3 of a has foreground outside the central 8x8 pixels: evaluate at 10x8 or more ...
+    """
+    for item in slices:
+        label = item["label"][0]
+        starts = [max(0, have // 2 - want // 2) for have, want in zip(label.shape, size, strict=True)]  # MONAI's centre
+        centre = label[tuple(slice(start, start + want) for start, want in zip(starts, size, strict=True))]
+        if int((centre > 0).sum()) != int((label > 0).sum()):
+            largest = [max(other["label"].shape[axis] for other in slices) for axis in (1, 2)]
+            raise ValueError(
+                f"slice {item['slice']} of {item['case']} has foreground outside the central {size[0]}x{size[1]} "
+                f"pixels: evaluate at {largest[0]}x{largest[1]} or more (eval_size in the bundle), rounded up to what "
+                "the network's poolings divide"
+            )
+    return slices

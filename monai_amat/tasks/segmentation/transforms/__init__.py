@@ -1,0 +1,1 @@
+"""Dictionary transforms of volumes and slices."""
