@@ -3,12 +3,12 @@
 from monai_amat.engines.adversarial_noise import AdversarialNoised
 from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
-from monai_amat.engines.halves import OwnStatistics, SeparateForwards
+from monai_amat.engines.halves import OwnStatisticsInferer, SeparateForwardsInferer
 from monai_amat.engines.inferer import FrozenInferer
 from monai_amat.engines.objective import BatchObjective, measure
 from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy, RadiusSource
 from monai_amat.engines.prepare_targets import PrepareBatchTargets
-from monai_amat.engines.raw_outputs import RawOutputs
+from monai_amat.engines.raw_outputs import RawOutputsInferer
 from monai_amat.engines.weights import load_weights, save_weights
 
 __all__ = [
@@ -16,13 +16,13 @@ __all__ = [
     "AttackedBatch",
     "BatchObjective",
     "FrozenInferer",
-    "OwnStatistics",
+    "OwnStatisticsInferer",
     "PrepareBatchAdversarial",
     "PrepareBatchNoisy",
     "PrepareBatchTargets",
     "RadiusSource",
-    "RawOutputs",
-    "SeparateForwards",
+    "RawOutputsInferer",
+    "SeparateForwardsInferer",
     "couples_samples",
     "evaluating",
     "frozen",

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from monai_amat.engines.frozen import unwrap
 
-__all__ = ["OwnStatistics", "SeparateForwards"]
+__all__ = ["OwnStatisticsInferer", "SeparateForwardsInferer"]
 
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 _PREFIX = "noisy_"
@@ -71,7 +71,7 @@ class _ByHalves(Inferer):
         return torch.cat([forward(clean), self.noisy_forward(layer, forward, noisy)])
 
 
-class SeparateForwards(_ByHalves):
+class SeparateForwardsInferer(_ByHalves):
     """The trainer's `inferer` that normalises both halves apart, as the authors' two forwards do.
 
     Each half is normalised with its own mean and variance, and both move the same running statistics, the clean half
@@ -84,7 +84,7 @@ class SeparateForwards(_ByHalves):
     Example:
         >>> network = nn.BatchNorm1d(1, momentum=1.0, affine=False)
         >>> doubled = torch.tensor([[0.0], [2.0], [10.0], [30.0]])  # [x ; x̃]
-        >>> SeparateForwards()(doubled, network).flatten().round(decimals=2)
+        >>> SeparateForwardsInferer()(doubled, network).flatten().round(decimals=2)
         tensor([-1.,  1., -1.,  1.])
         >>> network.running_mean  # of the half that came last
         tensor([20.])
@@ -95,7 +95,7 @@ class SeparateForwards(_ByHalves):
         return forward(noisy)
 
 
-class OwnStatistics(_ByHalves):
+class OwnStatisticsInferer(_ByHalves):
     """The trainer's `inferer` that keeps running statistics of the noisy half apart from those of the clean half.
 
     Each half is normalised with its own mean and variance, and evaluation normalises with what the clean half left: the
@@ -107,7 +107,7 @@ class OwnStatistics(_ByHalves):
     The noisy half's running statistics are buffers of the network's BatchNorm layers, `noisy_running_mean` and so on:
     they move with it to its device, and a step that is skipped leaves them as they were. They are not in the network's
     `state_dict`, so that its files fit a network without them; for resuming, give this object to
-    `ResumeCheckpoint` among its `objects`.
+    `ResumeHandler` among its `objects`.
 
     Args:
         network: the network that is trained, its weights loaded: both statistics start from where its own are; DDP and
@@ -119,7 +119,7 @@ class OwnStatistics(_ByHalves):
 
     Example:
         >>> network = nn.BatchNorm1d(1, momentum=1.0, affine=False)
-        >>> inferer = OwnStatistics(network)
+        >>> inferer = OwnStatisticsInferer(network)
         >>> _ = inferer(torch.tensor([[0.0], [2.0], [10.0], [30.0]]), network)
         >>> network.running_mean, inferer.state_dict()["running_mean"]
         (tensor([1.]), tensor([20.]))
@@ -138,7 +138,7 @@ class OwnStatistics(_ByHalves):
         """The layer's own forward, with the noisy half's running statistics in the place of its own."""
         tracked = [name for name in _STATISTICS if getattr(layer, name, None) is not None]
         if not all(hasattr(layer, _PREFIX + name) for name in tracked):
-            raise TypeError("OwnStatistics was made for another network; give it the one that is trained")
+            raise TypeError("OwnStatisticsInferer was made for another network; give it the one that is trained")
         _swap(layer, tracked)
         try:
             return forward(noisy)

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from monai_amat.engines.frozen import unwrap
 
-__all__ = ["RawOutputs"]
+__all__ = ["RawOutputsInferer"]
 
 
-class RawOutputs(Inferer):
+class RawOutputsInferer(Inferer):
     """Call a network's `raw` method instead of its forward.
 
     A detector's output in evaluation mode is decoded boxes, from which its loss cannot be computed any more. Its
     `raw(image)` gives, in either mode, the tree of tensors that the loss takes, and the loss's `prediction` decodes
     that for metrics. Evaluation under attack needs both, the loss to be raised and the boxes to be judged:
 
-    - `PrepareBatchNoisy(inferer=RawOutputs(), …)` and the `SupervisedEvaluator` that it is for, likewise;
-    - `RobustnessCurve(inferer=RawOutputs(), …)`, `AttackStrength` in the same way.
+    - `PrepareBatchNoisy(inferer=RawOutputsInferer(), …)` and the `SupervisedEvaluator` that it is for, likewise;
+    - `RobustnessCurve(inferer=RawOutputsInferer(), …)`, `AttackStrength` in the same way.
 
     The network is looked at as it stands: in evaluation mode BatchNorm and dropout are at rest. Training needs no such
     thing: there the forward gives the raw tree already. Nor does plain inference, which wants the boxes.
@@ -36,7 +36,7 @@ class RawOutputs(Inferer):
         ...         return 2 * self.raw(image)["value"]
         ...     def raw(self, image):
         ...         return {"value": image}
-        >>> RawOutputs()(torch.ones(1), Doubling())
+        >>> RawOutputsInferer()(torch.ones(1), Doubling())
         {'value': tensor([1.])}
     """
 
@@ -46,7 +46,8 @@ class RawOutputs(Inferer):
         raw = getattr(inner, "raw", None)
         if not callable(raw):
             raise TypeError(
-                f"RawOutputs needs a network with a method raw(image), such as monai_amat.tasks.detection.YOLOv5, got "
+                f"RawOutputsInferer needs a network with a method raw(image), such as "
+                f"monai_amat.tasks.detection.YOLOv5, got "
                 f"{type(inner).__name__}"
             )
         return raw(inputs, *args, **kwargs)

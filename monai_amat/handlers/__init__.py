@@ -6,9 +6,9 @@ from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
 from monai_amat.handlers.margin_stats import MarginStatsHandler
-from monai_amat.handlers.non_finite_guard import NonFiniteGuard
-from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
-from monai_amat.handlers.shuffle_margins import ShuffleMargins
+from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
+from monai_amat.handlers.resume import ResumeHandler
+from monai_amat.handlers.shuffle_margins import ShuffleMarginsHandler
 from monai_amat.handlers.thresholds import ThresholdHandler
 
 __all__ = [
@@ -20,9 +20,9 @@ __all__ = [
     "ExportHandler",
     "GradientClipHandler",
     "MarginStatsHandler",
-    "NonFiniteGuard",
-    "ResumeCheckpoint",
-    "ShuffleMargins",
+    "NonFiniteGuardHandler",
+    "ResumeHandler",
+    "ShuffleMarginsHandler",
     "ThresholdHandler",
     "Visits",
 ]

@@ -51,7 +51,7 @@ class AdaptiveMarginHandler:
     """Move each visited sample's margin by a rule.
 
     Verdicts are taken after the loss, margins move at the end of the iteration: a step that
-    `NonFiniteGuard` skips moves none. Samples whose loss or noise is not
+    `NonFiniteGuardHandler` skips moves none. Samples whose loss or noise is not
     finite move none either. Visits are gathered from all ranks, so that margins are the same everywhere.
 
     Args:

@@ -18,7 +18,7 @@ class GradientClipHandler:
     Under mixed precision gradients are unscaled first; under gradient accumulation the sum is clipped, on the one
     micro-step that is followed by the optimiser's step. It runs after every handler that was attached to
     `BACKWARD_COMPLETED` before the run, wherever it stands in the list, and does nothing in an iteration whose
-    gradients `NonFiniteGuard` threw away.
+    gradients `NonFiniteGuardHandler` threw away.
 
     Args:
         max_norm: the largest norm, above 0; nnU-Net's 12 by default.

@@ -1,4 +1,4 @@
-"""NonFiniteGuard: a loss or gradient that is not finite costs one step, not the weights."""
+"""NonFiniteGuardHandler: a loss or gradient that is not finite costs one step, not the weights."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from torch.nn.modules.batchnorm import _NormBase
 from monai_amat.handlers.gradient_clip import accumulation_window
 from monai_amat.handlers.ranks import is_distributed
 
-__all__ = ["NonFiniteGuard"]
+__all__ = ["NonFiniteGuardHandler"]
 
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteGuard:
+class NonFiniteGuardHandler:
     """Skip the optimiser's step, on all ranks together, when the loss or the gradient is not finite.
 
     One NaN in a gradient is in every weight after the step, and in the running statistics of normalisation layers even
@@ -48,7 +48,7 @@ class NonFiniteGuard:
         >>> from monai.engines import SupervisedTrainer
         >>> network = torch.nn.Linear(1, 1)
         >>> loader = [{"image": torch.full((1, 1), float("nan")), "label": torch.ones(1, 1)}]
-        >>> guard = NonFiniteGuard()
+        >>> guard = NonFiniteGuardHandler()
         >>> trainer = SupervisedTrainer(
         ...     "cpu", 3, loader, network, torch.optim.SGD(network.parameters(), 0.1), torch.nn.MSELoss(),
         ...     train_handlers=[guard],

@@ -1,4 +1,4 @@
-"""ShuffleMargins: the control in which margins belong to nobody in particular."""
+"""ShuffleMarginsHandler: the control in which margins belong to nobody in particular."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from ignite.engine import Events
 from monai_amat.margins import SampleMargins
 from monai_amat.seeding import fold, generator
 
-__all__ = ["ShuffleMargins"]
+__all__ = ["ShuffleMarginsHandler"]
 
 
-class ShuffleMargins:
+class ShuffleMarginsHandler:
     """Deal all margins out anew, by chance, at the start of every epoch.
 
     The margins keep their distribution and every rule that moves them; only whose is whose is lost. Training that is
@@ -29,7 +29,7 @@ class ShuffleMargins:
         >>> margins = SampleMargins(4, initial=1.0)
         >>> margins.values[:] = torch.tensor([1.0, 2.0, 3.0, 4.0])
         >>> trainer = Engine(lambda engine, batch: None)
-        >>> ShuffleMargins(margins, seed=1).attach(trainer)
+        >>> ShuffleMarginsHandler(margins, seed=1).attach(trainer)
         >>> _ = trainer.run([0])
         >>> sorted(margins.values.tolist()), margins.values.tolist() == [1.0, 2.0, 3.0, 4.0]
         ([1.0, 2.0, 3.0, 4.0], False)

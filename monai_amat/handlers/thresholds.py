@@ -21,7 +21,7 @@ from monai_amat.engines import FrozenInferer, measure, network_fingerprint
 from monai_amat.engines.trees import plain
 from monai_amat.handlers.ranks import is_distributed, rank
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.margins import Statistic, Thresholds
+from monai_amat.margins import Thresholds, ThresholdStatistic
 
 __all__ = ["ThresholdHandler"]
 
@@ -67,7 +67,7 @@ class ThresholdHandler:
         loss: PerSampleLoss,
         path: str | Path,
         *,
-        statistic: Statistic | None = None,
+        statistic: ThresholdStatistic | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> None:
         self.loss = loss

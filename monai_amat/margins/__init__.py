@@ -4,7 +4,7 @@ from monai_amat.margins.acceptance import Absolute, Acceptance, Measurement, Met
 from monai_amat.margins.margins import SampleMargins
 from monai_amat.margins.rules import BoundaryRule, MarginRule, PaperRule, PathRule
 from monai_amat.margins.schedules import LinearRadius, RadiusSchedule, UniformRadius
-from monai_amat.margins.statistics import Huber, MeanStd, Statistic
+from monai_amat.margins.statistics import Huber, MeanStd, ThresholdStatistic
 from monai_amat.margins.thresholds import RunningThresholds, Thresholds
 
 __all__ = [
@@ -23,7 +23,7 @@ __all__ = [
     "Relative",
     "RunningThresholds",
     "SampleMargins",
-    "Statistic",
+    "ThresholdStatistic",
     "Thresholds",
     "UniformRadius",
 ]

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Huber", "MeanStd", "Statistic"]
+__all__ = ["Huber", "MeanStd", "ThresholdStatistic"]
 
 _CLIP = 1.5
 # Mean square of a standard normal number clipped to ±1.5.
@@ -20,7 +20,7 @@ _NORMAL = (
 )
 
 
-class Statistic(Protocol):
+class ThresholdStatistic(Protocol):
     """One number from the clean losses `(n,)` of one term."""
 
     def __call__(self, values: NDArray[np.float64]) -> float:

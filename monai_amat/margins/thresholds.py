@@ -16,7 +16,7 @@ from torch import Tensor
 
 from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
-from monai_amat.margins.statistics import MeanStd, Statistic
+from monai_amat.margins.statistics import MeanStd, ThresholdStatistic
 
 __all__ = ["RunningThresholds", "Thresholds"]
 
@@ -59,7 +59,7 @@ class Thresholds:
     def fit(
         cls,
         losses: Mapping[str, Tensor],
-        statistic: Statistic | None = None,
+        statistic: ThresholdStatistic | None = None,
         provenance: Mapping[str, Any] | None = None,
     ) -> Thresholds:
         """ξ from the losses of a trained network on the clean training set (section 2.2).

@@ -4,7 +4,7 @@ from monai_amat.study.arms import Arm, Bundle
 from monai_amat.study.compare import Study
 from monai_amat.study.costs import training_costs
 from monai_amat.study.overlay import next_step, write_overlay
-from monai_amat.study.plan import Plan
+from monai_amat.study.plan import StudyPlan
 from monai_amat.study.quickstart import quickstart
 from monai_amat.study.schedule import run_steps
 from monai_amat.study.steps import Step, StepError
@@ -12,10 +12,10 @@ from monai_amat.study.steps import Step, StepError
 __all__ = [
     "Arm",
     "Bundle",
-    "Plan",
     "Step",
     "StepError",
     "Study",
+    "StudyPlan",
     "next_step",
     "quickstart",
     "run_steps",

@@ -10,7 +10,7 @@ import pandas as pd
 
 from monai_amat.robustness import table_text
 from monai_amat.study.arms import Arm, Bundle
-from monai_amat.study.plan import EVALUATION, Plan
+from monai_amat.study.plan import EVALUATION, StudyPlan
 from monai_amat.study.results import write_results
 from monai_amat.study.schedule import run_steps
 from monai_amat.study.steps import Step
@@ -46,7 +46,7 @@ class Study:
     Raises:
         FileNotFoundError: when bundle or data set is not there.
         ValueError: for arms that cannot be read, repeated arms or seeds, less than one job, or what
-            `Plan` refuses.
+            `StudyPlan` refuses.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Study:
         data = Path(dataset_dir).expanduser().resolve()
         if not data.is_dir():
             raise FileNotFoundError(f"no data set at {data}")
-        self.plan = Plan(
+        self.plan = StudyPlan(
             bundle=found,
             arms=parsed,
             seeds=list(seeds),

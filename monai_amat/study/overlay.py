@@ -146,7 +146,7 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
         },
         "epoch_seed": {"_target_": "monai_amat.handlers.EpochSeedHandler"},
         "resume": {
-            "_target_": "monai_amat.handlers.ResumeCheckpoint",
+            "_target_": "monai_amat.handlers.ResumeHandler",
             "save_dir": _output(parser, f"{kind}_resume"),
             "objects": {},
             "settings": {

@@ -11,7 +11,7 @@ from typing import Any
 from monai_amat.study.arms import Arm, Bundle
 from monai_amat.study.steps import Step
 
-__all__ = ["EVALUATION", "STD", "Plan"]
+__all__ = ["EVALUATION", "STD", "StudyPlan"]
 
 STD = Arm("std", (), ())
 """The clean network."""
@@ -29,7 +29,7 @@ _TAKEN = ("arms", "calibrate", "logs", "models", "phantom", "strength", "thresho
 
 
 @dataclass(frozen=True)
-class Plan:
+class StudyPlan:
     """The bundle runs of a study.
 
     Args:

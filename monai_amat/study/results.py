@@ -18,14 +18,14 @@ from monai_amat.files import write_text_whole
 from monai_amat.robustness import Report, TrainedMargins, differences, plot_margins, table_text, write_comparison
 from monai_amat.robustness.store import write_rows
 from monai_amat.study.costs import write_costs
-from monai_amat.study.plan import STD, Plan
+from monai_amat.study.plan import STD, StudyPlan
 from monai_amat.study.steps import Step
 from monai_amat.study.strength import write_strength
 
 __all__ = ["write_results"]
 
 
-def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
+def write_results(plan: StudyPlan, seconds: Mapping[str, float]) -> pd.DataFrame:
     """Write what a study's steps came to into its folder, or that of its named evaluation.
 
     `robustness.csv` (all rows), `summary.json`, `table.md` (the metric's headline figure, and the further ones
@@ -68,7 +68,7 @@ def write_results(plan: Plan, seconds: Mapping[str, float]) -> pd.DataFrame:
     return table
 
 
-def _describe_study(plan: Plan, summary: Path, seconds: Mapping[str, float]) -> None:
+def _describe_study(plan: StudyPlan, summary: Path, seconds: Mapping[str, float]) -> None:
     content = json.loads(summary.read_text(encoding="utf-8"))
     content["study"] = {
         "bundle": plan.bundle.root.name,
@@ -84,7 +84,7 @@ def _describe_study(plan: Plan, summary: Path, seconds: Mapping[str, float]) -> 
     write_text_whole(summary, json.dumps(content, indent=2) + "\n")
 
 
-def _without_folders(text: str, plan: Plan) -> str:
+def _without_folders(text: str, plan: StudyPlan) -> str:
     """A value with the files that it names told from the study's folder on, others by their name alone."""
 
     def shortened(found: re.Match[str]) -> str:
@@ -97,7 +97,7 @@ def _without_folders(text: str, plan: Plan) -> str:
     return re.sub(r"(?<![^=,'\"\s\[(])/[^,'\"\s\])]+", shortened, text)
 
 
-def _draw_margins(plan: Plan) -> None:
+def _draw_margins(plan: StudyPlan) -> None:
     """What became of the margins of the first seed's trainings, sorted into groups where the bundle does so."""
     drawn = {}
     for arm in plan.arms:
@@ -113,7 +113,7 @@ def _draw_margins(plan: Plan) -> None:
         plot_margins(drawn, plan.results_dir / "margins.png")
 
 
-def _draw_examples(plan: Plan, parser: ConfigParser) -> None:
+def _draw_examples(plan: StudyPlan, parser: ConfigParser) -> None:
     """Pictures of the first seed's networks, where the bundle says how to make them."""
     if "examples" not in parser:
         return

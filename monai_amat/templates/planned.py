@@ -7,7 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from monai_amat.tasks.segmentation import Fingerprint, Plan2D, plan_2d, read_plans, suggest_noise, take_fingerprint
+from monai_amat.tasks.segmentation import (
+    DatasetProperties,
+    Plan2D,
+    dataset_properties,
+    plan_2d,
+    read_plans,
+    suggest_noise,
+)
 from monai_amat.tasks.segmentation.network import nnunet_features, nnunet_poolings
 from monai_amat.templates.settings import SegmentationSettings
 
@@ -34,12 +41,12 @@ def planned_settings(
 
     Raises:
         FileNotFoundError: folder, `dataset.json`, a listed file or the plans are missing.
-        ValueError: what `take_fingerprint` and `read_plans`
+        ValueError: what `dataset_properties` and `read_plans`
             refuse, fewer than six cases, or plans that the network cannot be built from.
     """
     root = Path(dataset_dir).expanduser().resolve()
     given = None if plans is None else read_plans(plans)
-    found = take_fingerprint(root, progress=progress)
+    found = dataset_properties(root, progress=progress)
     if found.cases < 6:
         raise ValueError(
             f"{root / 'dataset.json'} lists {found.cases} cases; at least 6 are needed, so that one can be kept for "
@@ -99,7 +106,7 @@ def planned_settings(
     )
 
 
-def _covering(found: Fingerprint, plan: Plan2D, spacing: tuple[float, float] | None) -> tuple[int, int] | None:
+def _covering(found: DatasetProperties, plan: Plan2D, spacing: tuple[float, float] | None) -> tuple[int, int] | None:
     """Size at which a centre crop loses no foreground; None where that is the patch."""
     size = []
     for axis, window in enumerate(found.foreground_size(spacing)):
@@ -113,5 +120,5 @@ def _listed(labels: dict[int, str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
-def _modality(found: Fingerprint) -> str:
+def _modality(found: DatasetProperties) -> str:
     return " and ".join(found.channels)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from monai.bundle import ckpt_export
 
-from monai_amat.engines import OwnStatistics, SeparateForwards, load_weights
+from monai_amat.engines import OwnStatisticsInferer, SeparateForwardsInferer, load_weights
 from monai_amat.tasks.landmarks import HeatmapBCE, HeatmapDice, MultiTaskUNet
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ def test_the_heat_map_term_is_one_object(cephalometric: BundleRunner) -> None:
 
 @pytest.mark.parametrize(
     ("names", "expected"),
-    [(("separate_forwards",), SeparateForwards), (("own_statistics",), OwnStatistics), ((), None)],
+    [(("separate_forwards",), SeparateForwardsInferer), (("own_statistics",), OwnStatisticsInferer), ((), None)],
 )
 def test_the_training_forward_is_one_object(
     cephalometric: BundleRunner, names: tuple[str, ...], expected: Any, tmp_path: Path
@@ -107,7 +107,7 @@ def test_the_training_forward_is_one_object(
         trainer = workflow.parser.get_parsed_content("train#trainer")
         assert type(trainer.inferer).__name__ == (expected.__name__ if expected else "SimpleInferer")
         assert workflow.parser.get_parsed_content("resume_settings#forward") == type(trainer.inferer).__name__
-        if expected is OwnStatistics:
+        if expected is OwnStatisticsInferer:
             # Made before any wrapper round the network, so that ranks share these buffers.
             buffers = dict(trainer.network.named_buffers())
             assert buffers["last_step.1.noisy_running_mean"].shape == buffers["last_step.1.running_mean"].shape

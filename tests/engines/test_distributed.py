@@ -26,7 +26,7 @@ from monai_amat.handlers import (
     AdaptiveMarginHandler,
     EpochSeedHandler,
     MarginStatsHandler,
-    NonFiniteGuard,
+    NonFiniteGuardHandler,
     ThresholdHandler,
 )
 from monai_amat.losses import PerSampleLoss
@@ -134,7 +134,7 @@ def uneven(rank: int) -> dict[str, Any]:
     pixels = {0: [[0.0, 9.0, 0.0], [0.0], [0.0]], 1: [[0.0], [0.0, 60.0], [9.0, 0.0]]}[rank]
     ids = {0: [[0, 1, 2], [0], [0]], 1: [[2], [3, 4], [0, 5]]}[rank]
     network = parallel(Scale())
-    margins, running, guard = SampleMargins(6, 1.0), RunningThresholds(warmup=1), NonFiniteGuard()
+    margins, running, guard = SampleMargins(6, 1.0), RunningThresholds(warmup=1), NonFiniteGuardHandler()
     prepare = PrepareBatchAdversarial(
         network=network,
         loss=Level(),

@@ -14,8 +14,8 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from monai_amat.attacks import ProjectedGradientDescent
-from monai_amat.engines import OwnStatistics, PrepareBatchAdversarial, SeparateForwards, frozen
-from monai_amat.handlers import NonFiniteGuard
+from monai_amat.engines import OwnStatisticsInferer, PrepareBatchAdversarial, SeparateForwardsInferer, frozen
+from monai_amat.handlers import NonFiniteGuardHandler
 from monai_amat.losses import PerSample
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -57,10 +57,10 @@ def equal(first: Any, second: Any) -> bool:
 
 
 def inferer(kind: Any, network: nn.Module) -> Inferer:
-    return OwnStatistics(network) if kind is OwnStatistics else kind()
+    return OwnStatisticsInferer(network) if kind is OwnStatisticsInferer else kind()
 
 
-@pytest.mark.parametrize("kind", [SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("kind", [SeparateForwardsInferer, OwnStatisticsInferer])
 def test_without_batchnorm_all_three_are_one(kind: Any) -> None:
     network = Net(nn.InstanceNorm2d(4, affine=True), nn.GroupNorm(1, 2)).train()
     expected = SimpleInferer()(doubled(), network)
@@ -73,7 +73,7 @@ def test_separate_forwards_are_two_forwards(momentum: float | None) -> None:
     network, reference = batch_net(momentum=momentum), batch_net(momentum=momentum)
     for seed in (0, 1):
         both = doubled(seed=seed)
-        heads = SeparateForwards()(both, network)
+        heads = SeparateForwardsInferer()(both, network)
         expected = [torch.cat(pair) for pair in zip(reference(both[:3]), reference(both[3:]), strict=True)]
         for head, other in zip(heads, expected, strict=True):
             torch.testing.assert_close(head, other)
@@ -92,7 +92,7 @@ def test_own_statistics_are_two_networks_with_one_set_of_weights(momentum: float
     start = doubled(seed=9)
     for each in (network, clean, noisy):  # a trained network: its statistics are not the initial ones
         each(start)
-    halves = OwnStatistics(network)
+    halves = OwnStatisticsInferer(network)
     assert equal(halves.state_dict(), statistics(network))
     for seed in (0, 1):
         both = doubled(seed=seed)
@@ -118,8 +118,8 @@ def test_running_statistics_after_a_step_by_hand() -> None:
     both = torch.tensor([[1.0], [3.0], [10.0], [30.0]])
     expected = {  # 0.9 · start (0 and 1) + 0.1 · mean, variance with n - 1
         SimpleInferer: (0.1 * 11.0, 0.9 + 0.1 * (100 + 64 + 1 + 361) / 3, 1),
-        SeparateForwards: (0.9 * 0.1 * 2.0 + 0.1 * 20.0, 0.9 * (0.9 + 0.1 * 2.0) + 0.1 * 200.0, 2),
-        OwnStatistics: (0.1 * 2.0, 0.9 + 0.1 * 2.0, 1),
+        SeparateForwardsInferer: (0.9 * 0.1 * 2.0 + 0.1 * 20.0, 0.9 * (0.9 + 0.1 * 2.0) + 0.1 * 200.0, 2),
+        OwnStatisticsInferer: (0.1 * 2.0, 0.9 + 0.1 * 2.0, 1),
     }
     for kind, (mean, variance, tracked) in expected.items():
         network = nn.BatchNorm1d(1)
@@ -129,12 +129,12 @@ def test_running_statistics_after_a_step_by_hand() -> None:
         assert network.running_mean.item() == pytest.approx(mean)
         assert network.running_var.item() == pytest.approx(variance)
         assert network.num_batches_tracked == tracked
-        if isinstance(halves, OwnStatistics):
+        if isinstance(halves, OwnStatisticsInferer):
             state = {name: value.item() for name, value in halves.state_dict().items()}
             assert state == pytest.approx({"running_mean": 2.0, "running_var": 0.9 + 20.0, "num_batches_tracked": 1})
 
 
-@pytest.mark.parametrize("kind", [SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("kind", [SeparateForwardsInferer, OwnStatisticsInferer])
 @pytest.mark.parametrize("rest", ["eval", "frozen"])
 def test_a_network_at_rest_takes_any_batch_whole(kind: Any, rest: str) -> None:
     network = batch_net().train()
@@ -146,11 +146,11 @@ def test_a_network_at_rest_takes_any_batch_whole(kind: Any, rest: str) -> None:
             found, expected = halves(image, still), still(image)
     assert torch.equal(found[0], expected[0])
     assert equal(statistics(network), before)
-    if isinstance(halves, OwnStatistics):
+    if isinstance(halves, OwnStatisticsInferer):
         assert equal(halves.state_dict(), before)
 
 
-@pytest.mark.parametrize("kind", [SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("kind", [SeparateForwardsInferer, OwnStatisticsInferer])
 def test_arguments_reach_the_network_and_nothing_stays_behind(kind: Any) -> None:
     network, both, shift = batch_net(), doubled(), torch.ones(6, 1, 1, 1, dtype=torch.float64)
     found = inferer(kind, network)(both, network, shift, scale=3.0)[0]
@@ -160,7 +160,7 @@ def test_arguments_reach_the_network_and_nothing_stays_behind(kind: Any) -> None
     assert not any("forward" in vars(module) for module in network.modules())
 
 
-@pytest.mark.parametrize("kind", [SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("kind", [SeparateForwardsInferer, OwnStatisticsInferer])
 def test_a_batch_that_is_not_doubled_is_refused_and_nothing_stays_behind(kind: Any) -> None:
     network = batch_net()
     halves = inferer(kind, network)
@@ -175,7 +175,7 @@ def test_a_layers_own_forward_comes_back() -> None:
     network = batch_net()
     layer: Any = network.norms[0]
     layer.forward = mine = lambda value: value * 2
-    halves = SeparateForwards()(doubled(), network)[0]
+    halves = SeparateForwardsInferer()(doubled(), network)[0]
     assert layer.forward is mine
     assert torch.isfinite(halves).all()
 
@@ -186,14 +186,14 @@ def test_only_what_is_in_training_mode_is_split() -> None:
         each.norms[0].eval()
     both = doubled()
     torch.testing.assert_close(
-        SeparateForwards()(both, network)[0], torch.cat([reference(both[:3])[0], reference(both[3:])[0]])
+        SeparateForwardsInferer()(both, network)[0], torch.cat([reference(both[:3])[0], reference(both[3:])[0]])
     )
     assert statistics(network)["norms.0.num_batches_tracked"] == 0
 
 
 def test_layers_without_running_statistics() -> None:
     network, reference = (batch_net(track_running_stats=False) for _ in range(2))
-    halves, both = OwnStatistics(network), doubled()
+    halves, both = OwnStatisticsInferer(network), doubled()
     assert halves.state_dict() == {}
     expected = torch.cat([reference(both[:3])[0], reference(both[3:])[0]])
     torch.testing.assert_close(halves(both, network)[0], expected)
@@ -205,13 +205,13 @@ def test_layers_without_running_statistics() -> None:
 def test_state_is_kept_out_of_the_networks_files_and_comes_back() -> None:
     network = batch_net()
     names = list(network.state_dict())
-    halves = OwnStatistics(network)
+    halves = OwnStatisticsInferer(network)
     halves(doubled(), network)
     assert list(network.state_dict()) == names
     state = halves.state_dict()
     resumed = batch_net()
     resumed.load_state_dict(network.state_dict())
-    other = OwnStatistics(resumed)
+    other = OwnStatisticsInferer(resumed)
     assert not equal(other.state_dict(), state)
     other.load_state_dict(state)
     assert equal(other.state_dict(), state)
@@ -223,7 +223,7 @@ def test_state_is_kept_out_of_the_networks_files_and_comes_back() -> None:
 
 
 def test_state_of_another_network_is_refused() -> None:
-    halves = OwnStatistics(batch_net())
+    halves = OwnStatisticsInferer(batch_net())
     state = halves.state_dict()
     with pytest.raises(ValueError, match=r"1 names or shapes differ, such as 'norms\.1\.running_var'"):
         halves.load_state_dict({name: value for name, value in state.items() if name != "norms.1.running_var"})
@@ -232,14 +232,14 @@ def test_state_of_another_network_is_refused() -> None:
 
 
 def test_another_network_is_refused() -> None:
-    halves, other = OwnStatistics(batch_net()), batch_net()
+    halves, other = OwnStatisticsInferer(batch_net()), batch_net()
     with pytest.raises(TypeError, match="made for another network"):
         halves(doubled(), other)
 
 
 def test_noisy_statistics_move_with_the_network() -> None:
     network = batch_net()
-    halves = OwnStatistics(network)
+    halves = OwnStatisticsInferer(network)
     network.float().to("meta")
     assert {value.device.type for value in halves.state_dict().values()} == {"meta"}
     assert halves.state_dict()["norms.0.running_mean"].dtype == torch.float32
@@ -264,11 +264,11 @@ def check_wrapped(kind: Any, network: nn.Module, wrapped: nn.Module) -> None:
         torch.testing.assert_close(parameter.grad, other.grad)
     for name, value in statistics(plain).items():
         torch.testing.assert_close(statistics(network)[name], value)
-    if isinstance(halves, OwnStatistics) and isinstance(reference, OwnStatistics):
+    if isinstance(halves, OwnStatisticsInferer) and isinstance(reference, OwnStatisticsInferer):
         torch.testing.assert_close(halves.state_dict(), reference.state_dict())
 
 
-@pytest.mark.parametrize("kind", [SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("kind", [SeparateForwardsInferer, OwnStatisticsInferer])
 @pytest.mark.usefixtures("one_rank")
 def test_ddp_is_looked_through(kind: Any) -> None:
     network = batch_net()
@@ -279,7 +279,7 @@ def test_ddp_is_looked_through(kind: Any) -> None:
 def test_compiled_networks_too() -> None:
     network = batch_net()
     compiled: Any = torch.compile(network, backend="eager")
-    check_wrapped(OwnStatistics, network, compiled)
+    check_wrapped(OwnStatisticsInferer, network, compiled)
 
 
 # ------------------------------------------------------------------ in MONAI's engines
@@ -303,7 +303,7 @@ def train(kind: Any, *batches: dict[str, Tensor]) -> tuple[Head, Inferer]:
     )
     trainer = SupervisedTrainer(
         "cpu", 1, list(batches), network, torch.optim.SGD(network.parameters(), 0.01), loss,
-        prepare_batch=prepare, inferer=halves, train_handlers=[NonFiniteGuard()],
+        prepare_batch=prepare, inferer=halves, train_handlers=[NonFiniteGuardHandler()],
     )  # fmt: skip
     trainer.run()
     return network, halves
@@ -315,9 +315,12 @@ def batch(seed: int = 0) -> dict[str, Tensor]:
 
 
 def test_the_three_ways_train_apart() -> None:
-    trained = {kind: train(kind, batch(0), batch(1))[0] for kind in (SimpleInferer, SeparateForwards, OwnStatistics)}
+    trained = {
+        kind: train(kind, batch(0), batch(1))[0]
+        for kind in (SimpleInferer, SeparateForwardsInferer, OwnStatisticsInferer)
+    }
     tracked = {kind: int(network.state_dict()["body.1.num_batches_tracked"]) for kind, network in trained.items()}
-    assert tracked == {SimpleInferer: 2, SeparateForwards: 4, OwnStatistics: 2}
+    assert tracked == {SimpleInferer: 2, SeparateForwardsInferer: 4, OwnStatisticsInferer: 2}
     means = [network.state_dict()["body.1.running_mean"] for network in trained.values()]
     assert not torch.allclose(means[0], means[1])
     assert not torch.allclose(means[1], means[2])
@@ -325,7 +328,7 @@ def test_the_three_ways_train_apart() -> None:
 
 def test_the_last_two_normalise_alike_in_training() -> None:
     # One step: after it the attack sees other running statistics.
-    first, second = (train(kind, batch(0))[0] for kind in (SeparateForwards, OwnStatistics))
+    first, second = (train(kind, batch(0))[0] for kind in (SeparateForwardsInferer, OwnStatisticsInferer))
     for value, other in zip(first.parameters(), second.parameters(), strict=True):
         torch.testing.assert_close(value, other)
     assert not torch.allclose(first.state_dict()["body.1.running_mean"], second.state_dict()["body.1.running_mean"])
@@ -333,13 +336,13 @@ def test_the_last_two_normalise_alike_in_training() -> None:
 
 def test_a_skipped_step_leaves_the_noisy_statistics_too() -> None:
     broken = {**batch(1), "label": torch.full((3, 1, 8, 8), torch.nan)}
-    _, kept = train(OwnStatistics, batch(0))
-    _, skipped = train(OwnStatistics, batch(0), broken)
-    assert isinstance(kept, OwnStatistics) and isinstance(skipped, OwnStatistics)
+    _, kept = train(OwnStatisticsInferer, batch(0))
+    _, skipped = train(OwnStatisticsInferer, batch(0), broken)
+    assert isinstance(kept, OwnStatisticsInferer) and isinstance(skipped, OwnStatisticsInferer)
     assert equal(kept.state_dict(), skipped.state_dict())
 
 
-@pytest.mark.parametrize("kind", [SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("kind", [SeparateForwardsInferer, OwnStatisticsInferer])
 def test_an_evaluator_may_share_the_inferer(kind: Any) -> None:
     network, halves = train(kind, batch(0))
     evaluator = SupervisedEvaluator(torch.device("cpu"), [batch(4)], network, inferer=halves, decollate=False)

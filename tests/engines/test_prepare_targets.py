@@ -16,17 +16,17 @@ from monai_amat.attacks import InnerStart, ProjectedGradientDescent
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.engines import (
     FrozenInferer,
-    OwnStatistics,
+    OwnStatisticsInferer,
     PrepareBatchAdversarial,
     PrepareBatchNoisy,
     PrepareBatchTargets,
-    SeparateForwards,
+    SeparateForwardsInferer,
 )
 from monai_amat.handlers import (
     AdaptiveMarginHandler,
     EpochSeedHandler,
-    NonFiniteGuard,
-    ResumeCheckpoint,
+    NonFiniteGuardHandler,
+    ResumeHandler,
     ThresholdHandler,
 )
 from monai_amat.margins import Absolute, MeanStd, PaperRule, SampleMargins
@@ -151,7 +151,7 @@ def test_inside_the_evaluations_attack() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:ξ accepts")  # mean + 2·std of five samples accepts them all
-@pytest.mark.parametrize("halves", [None, SeparateForwards, OwnStatistics])
+@pytest.mark.parametrize("halves", [None, SeparateForwardsInferer, OwnStatisticsInferer])
 def test_adaptive_margins_in_monais_trainer(halves: Any, tmp_path: Path) -> None:
     net = network()
     handler = ThresholdHandler(LOSS, tmp_path / "thresholds.json", statistic=MeanStd(2.0))
@@ -170,8 +170,8 @@ def test_adaptive_margins_in_monais_trainer(halves: Any, tmp_path: Path) -> None
         acceptance=Absolute(handler.thresholds),
         prepare_batch=PrepareBatchTargets(),
     )
-    inferer = OwnStatistics(net) if halves is OwnStatistics else halves and halves()
-    objects = {"margins": margins} | ({"noisy_statistics": inferer} if halves is OwnStatistics else {})
+    inferer = OwnStatisticsInferer(net) if halves is OwnStatisticsInferer else halves and halves()
+    objects = {"margins": margins} | ({"noisy_statistics": inferer} if halves is OwnStatisticsInferer else {})
     before = margins.values.clone()
     trainer = SupervisedTrainer(
         device=torch.device("cpu"),
@@ -184,9 +184,9 @@ def test_adaptive_margins_in_monais_trainer(halves: Any, tmp_path: Path) -> None
         inferer=inferer,
         train_handlers=[
             AdaptiveMarginHandler(prepare, PaperRule(step=0.5)),
-            NonFiniteGuard(),
+            NonFiniteGuardHandler(),
             EpochSeedHandler(2),
-            ResumeCheckpoint(tmp_path, objects),
+            ResumeHandler(tmp_path, objects),
         ],
         # After the margin handler the outputs are those of a plain training on the clean half.
         key_train_metric={"train_mre": MeanRadialErrorHandler(landmarks=LANDMARKS)},

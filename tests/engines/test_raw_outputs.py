@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_amat.engines import FrozenInferer, RawOutputs
+from monai_amat.engines import FrozenInferer, RawOutputsInferer
 
 
 class Detector(nn.Module):
@@ -24,7 +24,7 @@ class Detector(nn.Module):
 
 def test_evaluation_mode_gives_the_raw_tree_and_stays() -> None:
     network, image = Detector().eval(), torch.rand(2, 3, 4, 4)
-    raw = RawOutputs()(image, network, shift=1.0)
+    raw = RawOutputsInferer()(image, network, shift=1.0)
     torch.testing.assert_close(raw["value"].sum((1, 2, 3)), network(image, shift=1.0))
     assert not network.training
     assert network.norm.num_batches_tracked == 0
@@ -32,11 +32,11 @@ def test_evaluation_mode_gives_the_raw_tree_and_stays() -> None:
 
 def test_wrappers_are_looked_through() -> None:
     network, image = Detector().eval(), torch.rand(2, 3, 4, 4)
-    assert torch.equal(RawOutputs()(image, nn.DataParallel(network))["value"], network.raw(image)["value"])
-    assert torch.equal(FrozenInferer(RawOutputs())(image, network)["value"], network.raw(image)["value"])
+    assert torch.equal(RawOutputsInferer()(image, nn.DataParallel(network))["value"], network.raw(image)["value"])
+    assert torch.equal(FrozenInferer(RawOutputsInferer())(image, network)["value"], network.raw(image)["value"])
 
 
 @pytest.mark.parametrize("network", [nn.Linear(1, 1), lambda image: image])
 def test_a_network_without_raw_says_what_is_needed(network: Any) -> None:
     with pytest.raises(TypeError, match=r"a method raw\(image\).*got (Linear|function)"):
-        RawOutputs()(torch.zeros(1), network)
+        RawOutputsInferer()(torch.zeros(1), network)

@@ -1,4 +1,4 @@
-"""A small training that is killed and goes on, for the tests of ResumeCheckpoint."""
+"""A small training that is killed and goes on, for the tests of ResumeHandler."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from monai_amat.data.indexed import IndexedDataset
 from monai_amat.data.sampler import SeededSampler
 from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
-from monai_amat.handlers.non_finite_guard import NonFiniteGuard
-from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
+from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
+from monai_amat.handlers.resume import ResumeHandler
 
 DATA = [{"image": np.random.RandomState(i).rand(1, 8, 8).astype(np.float32), "label": np.ones(1)} for i in range(8)]
 
@@ -78,9 +78,9 @@ class Run:
         self.network = network
         self.optimizer = optimizer(network.parameters(), lr=0.05)  # type: ignore[call-arg]
         self.scheduler = torch.optim.lr_scheduler.StepLR(self.optimizer, 1, gamma=0.7)
-        self.guard = NonFiniteGuard()
+        self.guard = NonFiniteGuardHandler()
         objects = {"scheduler": self.scheduler, "guard": self.guard}
-        self.checkpoint = ResumeCheckpoint(folder, **{"objects": objects, **(settings or {})})
+        self.checkpoint = ResumeHandler(folder, **{"objects": objects, **(settings or {})})
         self.engine = SupervisedTrainer(
             "cpu",
             epochs,

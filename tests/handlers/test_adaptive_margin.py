@@ -12,7 +12,7 @@ from monai_amat.attacks import BoundaryPGD, ProjectedGradientDescent
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler
 from monai_amat.handlers.adversarial_output import AdversarialOutputHandler
-from monai_amat.handlers.non_finite_guard import NonFiniteGuard
+from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
 from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import (
     Absolute,
@@ -297,7 +297,7 @@ def test_a_step_without_one_usable_sample() -> None:
 def test_a_step_that_the_guard_skips_moves_nothing(guard_first: bool, rule: MarginRule) -> None:
     running = RunningThresholds(warmup=1)
     loader = [a_batch([0.0, 60.0]), a_batch([0.5], [2]), a_batch([0.0, 60.0])]
-    guard = NonFiniteGuard()
+    guard = NonFiniteGuardHandler()
     around: dict[str, Any] = {"before": [guard]} if guard_first else {"after": [guard]}
     run = Run(loader, rule, running=running, **around).run()
     assert guard.total == 2

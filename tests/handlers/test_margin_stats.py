@@ -147,7 +147,7 @@ def test_a_resumed_run_goes_on_in_the_table_and_does_later_rows_again(tmp_path: 
     Run(PaperRule(step=1.0), epochs=3, path=path).run()
     old = table(path)
     resumed = Run(PaperRule(step=1.0), epochs=4, path=path)
-    resumed.engine.state.epoch, resumed.engine.state.iteration = 1, 2  # as ResumeCheckpoint leaves it after epoch 1
+    resumed.engine.state.epoch, resumed.engine.state.iteration = 1, 2  # as ResumeHandler leaves it after epoch 1
     resumed.run()
     rows = table(path)
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]

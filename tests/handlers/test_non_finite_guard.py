@@ -13,7 +13,7 @@ from monai.engines import SupervisedTrainer
 from torch import Tensor, nn
 
 from monai_amat.handlers.gradient_clip import GradientClipHandler
-from monai_amat.handlers.non_finite_guard import NonFiniteGuard
+from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
 
 NAN, INF = float("nan"), float("inf")
 quiet_amp = pytest.mark.filterwarnings("ignore:.*(GradScaler|device_type of 'cuda'):")
@@ -110,7 +110,7 @@ class Overflows(torch.autograd.Function):
 
 
 def test_healthy_run_is_untouched() -> None:
-    guard = NonFiniteGuard()
+    guard = NonFiniteGuardHandler()
     run = Run(batches(), guard).run()
     assert run.ends_like(Run(batches()).run())
     assert run.skipped == [False] * 6
@@ -122,7 +122,7 @@ def test_healthy_run_is_untouched() -> None:
 def test_spoilt_iterations_are_as_if_they_had_not_been(
     optimizer: type[torch.optim.Optimizer], set_to_none: bool
 ) -> None:
-    guard = NonFiniteGuard()
+    guard = NonFiniteGuardHandler()
     run = Run(batches(0, 3), guard, optimizer=optimizer, optim_set_to_none=set_to_none).run()
     clean = Run(without(batches(), 0, 3), optimizer=optimizer, optim_set_to_none=set_to_none).run()
     assert run.ends_like(clean)
@@ -140,7 +140,7 @@ def test_without_the_guard_one_batch_spoils_everything() -> None:
 @pytest.mark.parametrize("value", [NAN, INF, -INF])
 def test_loss_alone_is_judged(value: float) -> None:
     """An infinite constant in the loss has finite gradients."""
-    run = Run(batches(), NonFiniteGuard(), loss=LossAt(i2=value)).run()
+    run = Run(batches(), NonFiniteGuardHandler(), loss=LossAt(i2=value)).run()
     assert run.skipped == [False, False, True, False, False, False]
     assert run.ends_like(Run(without(batches(), 2)).run())
 
@@ -151,20 +151,20 @@ def test_gradient_alone_is_judged() -> None:
             value = super().__call__(pred, target)
             return Overflows.apply(value) if self.calls == 3 else value
 
-    run = Run(batches(), NonFiniteGuard(), loss=Loss()).run()
+    run = Run(batches(), NonFiniteGuardHandler(), loss=Loss()).run()
     assert run.skipped == [False, False, True, False, False, False]
     assert run.ends_like(Run(without(batches(), 2)).run())
 
 
 @pytest.mark.parametrize("order", [0, 1])
 def test_gets_on_with_clipping_in_either_order(order: int) -> None:
-    handlers = [NonFiniteGuard(), GradientClipHandler(0.01)]
+    handlers = [NonFiniteGuardHandler(), GradientClipHandler(0.01)]
     run = Run(batches(3), *(reversed(handlers) if order else handlers)).run()
     assert run.ends_like(Run(without(batches(), 3), GradientClipHandler(0.01)).run())
 
 
 def test_accumulation_throws_the_whole_window_away() -> None:
-    guard = NonFiniteGuard()
+    guard = NonFiniteGuardHandler()
     run = Run(batches(3), guard, accumulation_steps=3).run()  # windows 0-2 and 3-5
     assert run.skipped == [False, False, False, True, True, True]
     first = Run(batches(count=3), accumulation_steps=3).run()
@@ -176,13 +176,13 @@ def test_accumulation_throws_the_whole_window_away() -> None:
 
 
 def test_accumulation_window_spoilt_late_and_the_next_is_whole() -> None:
-    run = Run(batches(2), NonFiniteGuard(), accumulation_steps=3).run()
+    run = Run(batches(2), NonFiniteGuardHandler(), accumulation_steps=3).run()
     assert run.skipped == [False, False, True, False, False, False]
-    assert not run.ends_like(Run(batches(2), NonFiniteGuard(), loss=LossAt(i5=NAN), accumulation_steps=3).run())
+    assert not run.ends_like(Run(batches(2), NonFiniteGuardHandler(), loss=LossAt(i5=NAN), accumulation_steps=3).run())
 
 
 def test_one_bad_batch_in_every_window_still_stops_training() -> None:
-    guard = NonFiniteGuard(max_consecutive=2)
+    guard = NonFiniteGuardHandler(max_consecutive=2)
     with pytest.raises(RuntimeError, match="2 times without a good step"):
         Run(batches(1, 4), guard, accumulation_steps=3).run()
 
@@ -197,7 +197,7 @@ def scaled() -> torch.amp.GradScaler:
 def test_scaler_skips_the_step_of_a_bad_loss(value: float, clip: bool) -> None:
     extra = [GradientClipHandler(1.0)] if clip else []
     scaler = scaled()
-    run = Run(batches(), *extra, NonFiniteGuard(), loss=LossAt(i2=value), scaler=scaler).run()
+    run = Run(batches(), *extra, NonFiniteGuardHandler(), loss=LossAt(i2=value), scaler=scaler).run()
     assert run.skipped == [False, False, True, False, False, False]
     assert run.ends_like(Run(without(batches(), 2), *extra, scaler=scaled()).run())
     assert scaler.get_scale() == 4.0
@@ -205,7 +205,7 @@ def test_scaler_skips_the_step_of_a_bad_loss(value: float, clip: bool) -> None:
 
 @quiet_amp
 def test_scaler_with_accumulation() -> None:
-    guard = NonFiniteGuard()
+    guard = NonFiniteGuardHandler()
     run = Run(batches(), guard, loss=LossAt(i3=INF), accumulation_steps=3, scaler=scaled()).run()
     assert run.skipped == [False, False, False, True, True, True]
     first = Run(batches(count=3), accumulation_steps=3, scaler=scaled()).run()
@@ -215,14 +215,14 @@ def test_scaler_with_accumulation() -> None:
 
 @quiet_amp
 def test_overflow_of_scaled_gradients_is_left_to_the_scaler() -> None:
-    guard, scaler = NonFiniteGuard(max_consecutive=1), torch.amp.GradScaler("cpu", init_scale=1e38)
+    guard, scaler = NonFiniteGuardHandler(max_consecutive=1), torch.amp.GradScaler("cpu", init_scale=1e38)
     Run(batches(count=2), guard, scaler=scaler).run()
     assert guard.total == 0
     assert scaler.get_scale() < 1e38
 
 
 def test_stops_after_so_many_in_a_row_naming_what_is_wrong(caplog: pytest.LogCaptureFixture) -> None:
-    guard = NonFiniteGuard(max_consecutive=3)
+    guard = NonFiniteGuardHandler(max_consecutive=3)
     run = Run(batches(0, 2, 3, 4), guard)
     with caplog.at_level(logging.WARNING), pytest.raises(RuntimeError) as error:
         run.run()
@@ -236,7 +236,7 @@ def test_stops_after_so_many_in_a_row_naming_what_is_wrong(caplog: pytest.LogCap
 
 
 def test_weights_that_are_spoilt_already_are_named() -> None:
-    run = Run([{"image": torch.ones(3, 2, 4), "label": torch.ones(3, 2, 4)}], NonFiniteGuard(max_consecutive=1))
+    run = Run([{"image": torch.ones(3, 2, 4), "label": torch.ones(3, 2, 4)}], NonFiniteGuardHandler(max_consecutive=1))
     with torch.no_grad():
         dict(run.network.named_parameters())["3.bias"][0] = NAN
     with pytest.raises(RuntimeError, match=r"not finite themselves: 3\.bias"):
@@ -244,16 +244,16 @@ def test_weights_that_are_spoilt_already_are_named() -> None:
 
 
 def test_counts_travel() -> None:
-    guard = NonFiniteGuard()
+    guard = NonFiniteGuardHandler()
     Run(batches(4, 5), guard).run()
-    other = NonFiniteGuard()
+    other = NonFiniteGuardHandler()
     other.load_state_dict(guard.state_dict())
     assert (other.total, other.consecutive) == (2, 2)
 
 
 def test_limit_must_be_positive() -> None:
     with pytest.raises(ValueError, match="max_consecutive"):
-        NonFiniteGuard(0)
+        NonFiniteGuardHandler(0)
 
 
 TWO_RANKS = """
@@ -261,7 +261,7 @@ import sys
 import torch
 import torch.distributed as dist
 from monai.engines import SupervisedTrainer
-from monai_amat.handlers.non_finite_guard import NonFiniteGuard
+from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
 
 rank = int(sys.argv[1])
 dist.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
@@ -270,7 +270,7 @@ network = torch.nn.Linear(1, 1)
 loader = [{"image": torch.ones(1, 1), "label": torch.ones(1, 1)} for _ in range(2)]
 if rank == 1:
     loader[1]["image"] = torch.full((1, 1), float("nan"))
-guard = NonFiniteGuard()
+guard = NonFiniteGuardHandler()
 # Each rank steps for itself here, so that only the guard can make rank 0 skip.
 SupervisedTrainer(
     "cpu", 1, loader, network, torch.optim.SGD(network.parameters(), 0.1), torch.nn.MSELoss(), train_handlers=[guard]
@@ -302,5 +302,5 @@ def test_handlers_see_the_verdict_in_the_same_iteration() -> None:
                 Events.ITERATION_COMPLETED, lambda engine: seen.append(bool(engine.state.step_skipped))
             )
 
-    Run(batches(1, count=3), Reads(), NonFiniteGuard()).run()
+    Run(batches(1, count=3), Reads(), NonFiniteGuardHandler()).run()
     assert seen == [False, True, False]

@@ -14,7 +14,7 @@ from monai.engines import SupervisedTrainer
 from torch import nn
 from torch.utils.data import IterableDataset
 
-from monai_amat.handlers.resume_checkpoint import ResumeCheckpoint
+from monai_amat.handlers.resume import ResumeHandler
 from tests.handlers.resuming import Run, names
 
 # --------------------------------------------------------------- files of other runs
@@ -117,11 +117,11 @@ def test_torch_schedulers_can_be_saved(tmp_path: Path, scheduler: Any) -> None:
 
 def test_objects_are_checked(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match=r"objects\['bad'\] is a int"):
-        ResumeCheckpoint(tmp_path, {"bad": 3})
+        ResumeHandler(tmp_path, {"bad": 3})
     with pytest.raises(ValueError, match=r"objects\['network'\]"):
-        ResumeCheckpoint(tmp_path, {"network": nn.Linear(1, 1)})
+        ResumeHandler(tmp_path, {"network": nn.Linear(1, 1)})
     with pytest.raises(ValueError, match="every=0"):
-        ResumeCheckpoint(tmp_path, every=0)
+        ResumeHandler(tmp_path, every=0)
 
 
 def test_loader_without_length_is_refused(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_loader_without_length_is_refused(tmp_path: Path) -> None:
     engine = SupervisedTrainer(
         "cpu", 1, DataLoader(Stream()), network, torch.optim.SGD(network.parameters(), 0.1), nn.MSELoss()
     )
-    ResumeCheckpoint(tmp_path).attach(engine)
+    ResumeHandler(tmp_path).attach(engine)
     with pytest.raises(ValueError, match="no length"):
         engine.run()
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 from ignite.engine import Engine, Events
 
-from monai_amat.handlers import ShuffleMargins
+from monai_amat.handlers import ShuffleMarginsHandler
 from monai_amat.margins import SampleMargins
 
 
@@ -14,7 +14,7 @@ def shuffled(
     margins = SampleMargins(20, initial=1.0)
     margins.values = torch.arange(20.0) if start is None else start.clone()
     trainer = Engine(lambda engine, batch: None)
-    ShuffleMargins(margins, seed=seed).attach(trainer)
+    ShuffleMarginsHandler(margins, seed=seed).attach(trainer)
     seen: list[list[float]] = []
     trainer.add_event_handler(Events.ITERATION_COMPLETED, lambda: seen.append(margins.values.tolist()))
     if from_epoch:
@@ -44,6 +44,6 @@ def test_values_handed_out_before_stay_as_they_were() -> None:
     margins.values = torch.arange(20.0)
     before = margins.values
     trainer = Engine(lambda engine, batch: None)
-    ShuffleMargins(margins).attach(trainer)
+    ShuffleMarginsHandler(margins).attach(trainer)
     trainer.run([0])
     assert before.tolist() == [float(i) for i in range(20)]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from monai_amat.study.arms import Arm, Bundle
-from monai_amat.study.plan import Plan
+from monai_amat.study.plan import StudyPlan
 from monai_amat.study.steps import Step
 
 CONFIGS: dict[str, Any] = {
@@ -40,9 +40,9 @@ def bundle(tmp_path: Path) -> Bundle:
     return Bundle(tmp_path)
 
 
-def plan(bundle: Bundle, *arms: str, **changes: Any) -> Plan:
+def plan(bundle: Bundle, *arms: str, **changes: Any) -> StudyPlan:
     given = {"seeds": [0], "dataset_dir": Path("/data"), "output_dir": Path("/out"), **changes}
-    return Plan(bundle=bundle, arms=[Arm.parse(spec, bundle) for spec in arms], **given)
+    return StudyPlan(bundle=bundle, arms=[Arm.parse(spec, bundle) for spec in arms], **given)
 
 
 def called(step: Step) -> str:
@@ -53,7 +53,7 @@ def needs(steps: list[Step]) -> dict[str, list[str]]:
     return {called(step): [called(other) for other in step.after] for step in steps}
 
 
-def given(made: Plan, *keys: str) -> dict[str, set[str]]:
+def given(made: StudyPlan, *keys: str) -> dict[str, set[str]]:
     """Which of these values each step has, where it has any."""
     found = {called(step): set(keys) & step.values.keys() for step in made.steps()}
     return {name: have for name, have in found.items() if have}
@@ -232,7 +232,7 @@ def test_another_evaluation_needs_a_bundle_that_can_put_it_elsewhere(bundle: Bun
 # ------------------------------------------------------------------------------------ strength
 
 
-def strength(made: Plan) -> dict[str, Step]:
+def strength(made: StudyPlan) -> dict[str, Step]:
     return {called(step): step for step in made.steps() if step.name == "strength"}
 
 

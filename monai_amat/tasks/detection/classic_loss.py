@@ -127,5 +127,5 @@ def _levels(pred: Any) -> list[Tensor]:
     raise TypeError(
         f"pred must be a list of tensors (B, anchors, h, w, 5 + classes), but is a {type(pred).__name__} of {shapes}. "
         "In evaluation mode wrap the network in monai_amat.tasks.detection.ClassicYOLOv5 and give inferer="
-        "monai_amat.engines.RawOutputs()."
+        "monai_amat.engines.RawOutputsInferer()."
     )

@@ -151,8 +151,8 @@ def _raw(pred: Any) -> Mapping[str, Any]:
     if isinstance(pred, Tensor):
         raise TypeError(
             f"pred is a tensor {tuple(pred.shape)}: boxes decoded in evaluation mode, which have no loss any more. "
-            "Evaluate with inferer=monai_amat.engines.RawOutputs(), in PrepareBatchNoisy or RobustnessCurve and in "
-            "the evaluator."
+            "Evaluate with inferer=monai_amat.engines.RawOutputsInferer(), in PrepareBatchNoisy or RobustnessCurve "
+            "and in the evaluator."
         )
     found = sorted(map(str, pred)) if isinstance(pred, Mapping) else type(pred).__name__
     raise TypeError(f"pred must hold the raw 'boxes', 'scores' and 'feats' of a YOLOv5 network, but is {found}.")

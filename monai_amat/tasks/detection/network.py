@@ -25,7 +25,7 @@ class YOLOv5(nn.Module):
 
     In training mode it gives what its loss needs, in evaluation mode one tensor of decoded boxes, so that a bundle can
     be verified and exported (by tracing, not by scripting). Where evaluation needs the loss, as in a robustness curve,
-    give `RawOutputs` as the inferer: it calls `raw`.
+    give `RawOutputsInferer` as the inferer: it calls `raw`.
 
     The paper's YOLOv5 has anchors and an objectness; for networks of that kind see
     `ClassicYOLOv5`.

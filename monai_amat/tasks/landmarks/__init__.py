@@ -30,7 +30,7 @@ from monai_amat.tasks.landmarks.transforms.points import (
 )
 from monai_amat.tasks.landmarks.transforms.predicted import PredictedLandmarksd
 from monai_amat.tasks.landmarks.vgg19 import VGG19Encoder, load_vgg19
-from monai_amat.tasks.landmarks.writer import LandmarkWriter
+from monai_amat.tasks.landmarks.writer import LandmarkFilesHandler
 
 __all__ = [
     "LANDMARK_NAMES",
@@ -40,8 +40,8 @@ __all__ = [
     "HeatmapTerm",
     "LandmarkExample",
     "LandmarkExamples",
+    "LandmarkFilesHandler",
     "LandmarkMapsd",
-    "LandmarkWriter",
     "LandmarksToImaged",
     "LoadCephalogram",
     "LoadCephalogramd",

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from monai_amat.files import write_text_whole
 
-__all__ = ["LandmarkWriter"]
+__all__ = ["LandmarkFilesHandler"]
 
 _COLUMNS = ("case", "number", "name", "x_px", "y_px", "x_mm", "y_mm")
 _DIGITS = 3
 
 
-class LandmarkWriter:
+class LandmarkFilesHandler:
     """Write what an evaluator finds: `landmarks.csv`, and for each image `<case>.json` and `<case>.png`.
 
     Coordinates are given twice: in native pixels, centres at integers, so that the middle of the first pixel is 0; and
@@ -52,7 +52,7 @@ class LandmarkWriter:
     Example:
         >>> import tempfile
         >>> from types import SimpleNamespace
-        >>> writer = LandmarkWriter(tempfile.mkdtemp(), names=["sella"])
+        >>> writer = LandmarkFilesHandler(tempfile.mkdtemp(), names=["sella"])
         >>> item = {"case": "017", "spacing": torch.tensor([0.1, 0.1]), "pred": torch.tensor([[99.5, 199.5]])}
         >>> writer.write(SimpleNamespace(state=SimpleNamespace(batch=[item], output=[item])))
         >>> print((writer.output_dir / "017.json").read_text()[:76])
@@ -99,7 +99,9 @@ class LandmarkWriter:
         for item, output in zip(engine.state.batch, engine.state.output, strict=True):
             needed = ("case", "spacing", *(() if self.draw is None else (self.picture_key,)))
             if missing := [key for key in needed if key not in item]:
-                raise KeyError(f"LandmarkWriter needs {missing} in the batch, which holds {sorted(map(str, item))}")
+                raise KeyError(
+                    f"LandmarkFilesHandler needs {missing} in the batch, which holds {sorted(map(str, item))}"
+                )
             self._write(str(item["case"]), output[CommonKeys.PRED], item["spacing"], item.get(self.picture_key))
 
     def finish(self, engine: Any) -> None:

@@ -24,23 +24,23 @@ from monai_amat.tasks.segmentation.pictures import (
 from monai_amat.tasks.segmentation.planning.nnunet_plans import read_plans
 from monai_amat.tasks.segmentation.planning.noise import NoiseLevels, per_value, suggest_noise
 from monai_amat.tasks.segmentation.planning.plan import Plan2D, plan_2d
-from monai_amat.tasks.segmentation.planning.survey import Fingerprint, take_fingerprint
+from monai_amat.tasks.segmentation.planning.properties import DatasetProperties, dataset_properties
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacingd
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
-from monai_amat.tasks.segmentation.writer import LabelMapWriter
+from monai_amat.tasks.segmentation.writer import LabelMapFilesHandler
 
 __all__ = [
     "AverageDiceIndex",
     "AverageDiceIndexHandler",
     "Case",
+    "DatasetProperties",
     "Decathlon",
     "DiceCELoss",
     "DiceIndex",
     "DiceIndices",
     "Example",
-    "Fingerprint",
     "HardDice",
-    "LabelMapWriter",
+    "LabelMapFilesHandler",
     "NoiseLevels",
     "Plan2D",
     "PlaneSpacingd",
@@ -56,6 +56,7 @@ __all__ = [
     "check_header",
     "check_volume",
     "choose_sample",
+    "dataset_properties",
     "dice",
     "dice_counts",
     "foreground",
@@ -71,7 +72,6 @@ __all__ = [
     "read_plans",
     "split",
     "suggest_noise",
-    "take_fingerprint",
     "total_dice",
     "write_phantom",
 ]

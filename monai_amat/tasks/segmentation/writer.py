@@ -16,7 +16,7 @@ from monai.utils.enums import CommonKeys
 
 from monai_amat.files import whole_file
 
-__all__ = ["LabelMapWriter"]
+__all__ = ["LabelMapFilesHandler"]
 
 # What a header says of a volume's place in the world; the rest is of its grey values, or of its patient.
 _PLACE = (
@@ -25,7 +25,7 @@ _PLACE = (
 )
 
 
-class LabelMapWriter:
+class LabelMapFilesHandler:
     """Write what an evaluator finds: for `<name>.nii` or `<name>.nii.gz` the file `<name>_pred.nii.gz`.
 
     MONAI's `SaveImaged` mends most of what it is given: it drops a last axis of one slice, takes volumes of several
@@ -51,7 +51,7 @@ class LabelMapWriter:
         >>> nib.save(nib.Nifti1Image(np.ones((4, 3, 1)), np.diag([1, 1, 5, 1])), folder / "a.nii")
         >>> found = MetaTensor(torch.ones(1, 4, 3, 1), meta={"filename_or_obj": str(folder / "a.nii")})
         >>> state = SimpleNamespace(output=[{"pred": found}])
-        >>> LabelMapWriter(folder / "predictions").write(SimpleNamespace(state=state))
+        >>> LabelMapFilesHandler(folder / "predictions").write(SimpleNamespace(state=state))
         >>> nib.load(folder / "predictions" / "a_pred.nii.gz").shape
         (4, 3, 1)
     """
@@ -74,12 +74,16 @@ class LabelMapWriter:
         """Write the label map of every volume of the batch."""
         for output in engine.state.output:
             if self.pred_key not in output:
-                raise KeyError(f"LabelMapWriter needs {self.pred_key!r} in the output of {sorted(map(str, output))}")
+                raise KeyError(
+                    f"LabelMapFilesHandler needs {self.pred_key!r} in the output of {sorted(map(str, output))}"
+                )
             self._write(output[self.pred_key])
 
     def _write(self, pred: Any) -> None:
         if not isinstance(pred, MetaTensor) or "filename_or_obj" not in pred.meta:
-            raise ValueError(f"LabelMapWriter needs a MetaTensor that knows its file, found {type(pred).__name__}")
+            raise ValueError(
+                f"LabelMapFilesHandler needs a MetaTensor that knows its file, found {type(pred).__name__}"
+            )
         file = Path(str(pred.meta["filename_or_obj"]))
         if file.parent.resolve() == self.output_dir.resolve():
             raise ValueError(f"{file}: output_dir is {self.output_dir}, the folder of the volumes; choose another")

@@ -195,7 +195,7 @@ def test_what_it_cannot_work_with(compute: Any, keywords: Any, error: type[Excep
 def test_what_cannot_be_a_prediction_says_what_to_do() -> None:
     loss = ClassicYOLOv5Loss(StandIn())
     for wrong in (torch.zeros(1, 6, 4), [torch.zeros(1, 6, 4)], {"boxes": torch.zeros(1, 64, 4)}):
-        with pytest.raises(TypeError, match=r"\(B, anchors, h, w, 5 \+ classes\).*RawOutputs\(\)"):
+        with pytest.raises(TypeError, match=r"\(B, anchors, h, w, 5 \+ classes\).*RawOutputsInferer\(\)"):
             loss(wrong, boxes([1]))
     with pytest.raises(ValueError, match=r"class 2 in samples \[0\]"):
         loss(levels(1), torch.tensor([[[2.0, 1, 1, 9, 9]]]))

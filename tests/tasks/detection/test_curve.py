@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.data.indexed import IndexedDataset
-from monai_amat.engines import RawOutputs
+from monai_amat.engines import RawOutputsInferer
 from monai_amat.robustness import RobustnessCurve
 from monai_amat.tasks.detection import DetectionLoss, YOLOv5, decode_detections
 
@@ -63,7 +63,7 @@ def curve(network: YOLOv5, folder: Path, **changes: Any) -> RobustnessCurve:
             "attack": ProjectedGradientDescent(steps=2, rel_step=0.5, clip_range=(0.0, 1.0)),
             "noise_levels": [0, 2.0],
             "metric": Objects(),
-            "inferer": RawOutputs(),
+            "inferer": RawOutputsInferer(),
             "output_dir": folder,
             "group_key": "sample_id",
             "extra_keys": ["case"],
@@ -90,5 +90,5 @@ def test_a_curve_holds_loss_and_metric_and_is_resumed(network: YOLOv5, tmp_path:
 
 
 def test_without_raw_outputs_it_says_what_to_give(network: YOLOv5, tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match=r"inferer=monai_amat\.engines\.RawOutputs\(\)"):
+    with pytest.raises(TypeError, match=r"inferer=monai_amat\.engines\.RawOutputsInferer\(\)"):
         curve(network, tmp_path, inferer=None).run()

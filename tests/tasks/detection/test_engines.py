@@ -13,7 +13,7 @@ from monai.engines.utils import IterationEvents
 from torch import Tensor, nn
 
 from monai_amat.attacks import InnerStart, ProjectedGradientDescent
-from monai_amat.engines import FrozenInferer, PrepareBatchAdversarial, PrepareBatchNoisy, RawOutputs, measure
+from monai_amat.engines import FrozenInferer, PrepareBatchAdversarial, PrepareBatchNoisy, RawOutputsInferer, measure
 from monai_amat.handlers import PRED_NOISY, AdaptiveMarginHandler, AdversarialOutputHandler
 from monai_amat.margins import Absolute, PaperRule, SampleMargins
 from monai_amat.tasks.detection import ClassicYOLOv5, ClassicYOLOv5Loss, DetectionLoss, YOLOv5
@@ -74,7 +74,7 @@ def unchanged(network: nn.Module, before: dict[str, Tensor]) -> bool:
 def test_evaluation_under_attack_raises_the_loss_and_touches_nothing(network: YOLOv5, training: bool) -> None:
     loss, data, before = DetectionLoss(network), batch(), state(network)
     network.train(training)
-    prepare = PrepareBatchNoisy(network=network, loss=loss, attack=attack(), epsilon=2.0, inferer=RawOutputs())
+    prepare = PrepareBatchNoisy(network=network, loss=loss, attack=attack(), epsilon=2.0, inferer=RawOutputsInferer())
     noisy, target = prepare(data)
     assert unchanged(network, before)
     assert all(module.training is training for module in network.modules())
@@ -89,12 +89,12 @@ def test_evaluation_under_attack_raises_the_loss_and_touches_nothing(network: YO
 
 def test_without_raw_outputs_it_says_what_to_give(network: YOLOv5) -> None:
     prepare = PrepareBatchNoisy(network=network, loss=DetectionLoss(network), attack=attack(), epsilon=2.0)
-    with pytest.raises(TypeError, match=r"inferer=monai_amat\.engines\.RawOutputs\(\)"):
+    with pytest.raises(TypeError, match=r"inferer=monai_amat\.engines\.RawOutputsInferer\(\)"):
         prepare(batch())
 
 
 def test_an_evaluator_gets_the_loss_and_the_boxes(network: YOLOv5) -> None:
-    loss, inferer = DetectionLoss(network), RawOutputs()
+    loss, inferer = DetectionLoss(network), RawOutputsInferer()
     prepare = PrepareBatchNoisy(network=network, loss=loss, attack=attack(1), epsilon=1.0, inferer=inferer)
     evaluator = SupervisedEvaluator(
         device=torch.device("cpu"),
@@ -213,7 +213,7 @@ def test_a_classic_network_is_trained_and_attacked_likewise() -> None:
     network, data = ClassicYOLOv5(Anchored()), batch(3)
     data["label"][..., 0].clamp_(max=1)
     loss, before = ClassicYOLOv5Loss(ComputeLoss()), state(network)
-    noisy = PrepareBatchNoisy(network=network, loss=loss, attack=attack(), epsilon=1.0, inferer=RawOutputs())
+    noisy = PrepareBatchNoisy(network=network, loss=loss, attack=attack(), epsilon=1.0, inferer=RawOutputsInferer())
     image, target = noisy(data)
     assert unchanged(network, before)
     network.eval()

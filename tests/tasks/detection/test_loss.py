@@ -249,7 +249,7 @@ def test_class_weights_of_the_model_are_used(network: YOLOv5) -> None:
 
 
 def test_what_cannot_be_a_prediction_says_what_to_do(network: YOLOv5, loss: DetectionLoss) -> None:
-    with pytest.raises(TypeError, match=r"inferer=monai_amat\.engines\.RawOutputs\(\)"):
+    with pytest.raises(TypeError, match=r"inferer=monai_amat\.engines\.RawOutputsInferer\(\)"):
         loss(torch.zeros(2, 7, 126), boxes([1, 1]))
     with pytest.raises(TypeError, match=r"is \['boxes'\]"):
         loss({"boxes": torch.zeros(2, 64, 126)}, boxes([1, 1]))

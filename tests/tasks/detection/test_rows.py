@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.data.indexed import IndexedDataset
-from monai_amat.engines import RawOutputs
+from monai_amat.engines import RawOutputsInferer
 from monai_amat.robustness import RobustnessCurve, compare, table_text
 from monai_amat.tasks.detection import DetectionIndices, DetectionLoss, YOLOv5, decode_detections
 
@@ -51,7 +51,7 @@ def run(network: YOLOv5, folder: Path, count: int = 4) -> pd.DataFrame:
         metric=DetectionIndices(classes=NAMES, min_score=0.0, decode=functools.partial(decode_detections, conf=1e-5)),
         output_dir=folder,
         extra_keys=(),
-        inferer=RawOutputs(),
+        inferer=RawOutputsInferer(),
         progress=False,
     ).run()
 

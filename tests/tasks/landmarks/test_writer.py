@@ -13,7 +13,7 @@ import torch
 from monai.data import MetaTensor
 from monai.engines import SupervisedEvaluator
 
-from monai_amat.tasks.landmarks import LandmarkWriter
+from monai_amat.tasks.landmarks import LandmarkFilesHandler
 
 NAMES = ("sella", "nasion", "orbitale")
 POINTS = torch.tensor([[9.5, 19.5], [math.nan, math.nan], [0.0, 100.25]])
@@ -39,7 +39,7 @@ def found(case: str, points: torch.Tensor = POINTS) -> dict[str, Any]:
     }
 
 
-def run(writer: LandmarkWriter, *batches: list[dict[str, Any]]) -> None:
+def run(writer: LandmarkFilesHandler, *batches: list[dict[str, Any]]) -> None:
     """An evaluator whose network finds what the items carry, batches taken apart as MONAI does it."""
 
     def find(engine: Any, batch: Any) -> Any:
@@ -62,7 +62,7 @@ def table(folder: Path) -> list[dict[str, str]]:
 
 
 def test_coordinates_are_pixels_and_millimetres_x_before_y(tmp_path: Path) -> None:
-    writer = LandmarkWriter(tmp_path / "out", names=NAMES)
+    writer = LandmarkFilesHandler(tmp_path / "out", names=NAMES)
     run(writer, [found("a")])
     rows = table(tmp_path / "out")
     assert [(row["case"], row["number"], row["name"]) for row in rows] == [
@@ -84,7 +84,7 @@ def test_coordinates_are_pixels_and_millimetres_x_before_y(tmp_path: Path) -> No
 
 def test_every_image_of_every_batch_has_its_files(tmp_path: Path) -> None:
     drawn = Drawn()
-    writer = LandmarkWriter(tmp_path, names=NAMES, draw=drawn)
+    writer = LandmarkFilesHandler(tmp_path, names=NAMES, draw=drawn)
     points = MetaTensor(POINTS + 1)
     run(writer, [found("a"), found("bb")], [found("ccc", points)])
     assert [row["case"] for row in table(tmp_path)] == [case for case in ("a", "bb", "ccc") for _ in NAMES]
@@ -96,7 +96,7 @@ def test_every_image_of_every_batch_has_its_files(tmp_path: Path) -> None:
 
 
 def test_a_second_run_makes_a_new_table(tmp_path: Path) -> None:
-    writer = LandmarkWriter(tmp_path, names=NAMES)
+    writer = LandmarkFilesHandler(tmp_path, names=NAMES)
     run(writer, [found("a")])
     run(writer, [found("b")])
     assert {row["case"] for row in table(tmp_path)} == {"b"}
@@ -115,10 +115,10 @@ def test_what_cannot_be_written_is_named(
     tmp_path: Path, batch: list[dict[str, Any]], error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        run(LandmarkWriter(tmp_path, names=NAMES, draw=Drawn()), batch)
+        run(LandmarkFilesHandler(tmp_path, names=NAMES, draw=Drawn()), batch)
 
 
 def test_a_folder_that_cannot_be_made_is_found_out_before_the_first_image(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
-        run(LandmarkWriter(tmp_path / "file" / "out", names=NAMES), [found("a")])
+        run(LandmarkFilesHandler(tmp_path / "file" / "out", names=NAMES), [found("a")])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from monai.data import MetaTensor
 
-from monai_amat.tasks.segmentation import LabelMapWriter
+from monai_amat.tasks.segmentation import LabelMapFilesHandler
 from monai_amat.tasks.segmentation import writer as label_map_writer
 
 SHAPE = (5, 4, 3)
@@ -40,7 +40,7 @@ def read(path: Path) -> Any:
 @pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
 def test_a_map_is_named_after_its_volume_and_holds_bytes(tmp_path: Path, name: str, kind: Any) -> None:
     file = source(tmp_path / name, kind=kind)
-    LabelMapWriter(tmp_path / "out").write(engine(labels(file, value=200.0)))
+    LabelMapFilesHandler(tmp_path / "out").write(engine(labels(file, value=200.0)))
     written = tmp_path / "out" / f"{name.lower().split('.nii')[0]}_pred.nii.gz"
     assert list((tmp_path / "out").iterdir()) == [written]
     image = read(written)
@@ -55,7 +55,7 @@ def test_what_the_header_says_of_grey_values_is_not_carried_over(tmp_path: Path)
     image.header["cal_max"], image.header["descrip"] = 900.0, b"a patient"
     image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", b"a patient"))
     nib.save(image, tmp_path / "a.nii")
-    LabelMapWriter(tmp_path / "out").write(engine(labels(tmp_path / "a.nii")))
+    LabelMapFilesHandler(tmp_path / "out").write(engine(labels(tmp_path / "a.nii")))
     written = read(tmp_path / "out" / "a_pred.nii.gz")
     assert written.shape == SHAPE
     assert np.asanyarray(written.dataobj).max() == 1
@@ -68,7 +68,7 @@ def test_the_same_map_is_the_same_file(tmp_path: Path) -> None:
     file = source(tmp_path / "a.nii")
     found = []
     for output in ("first", "second"):
-        LabelMapWriter(tmp_path / output).write(engine(labels(file)))
+        LabelMapFilesHandler(tmp_path / output).write(engine(labels(file)))
         found.append((tmp_path / output / "a_pred.nii.gz").read_bytes())
     assert found[0] == found[1]
     assert found[0][4:8] == bytes(4)
@@ -76,7 +76,7 @@ def test_the_same_map_is_the_same_file(tmp_path: Path) -> None:
 
 def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = source(tmp_path / "a.nii")
-    LabelMapWriter(tmp_path / "out").write(engine(labels(file)))
+    LabelMapFilesHandler(tmp_path / "out").write(engine(labels(file)))
     before = (tmp_path / "out" / "a_pred.nii.gz").read_bytes()
 
     def full(*_: Any, **__: Any) -> bytes:
@@ -84,19 +84,19 @@ def test_a_failure_while_writing_leaves_what_was_there(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(label_map_writer.gzip, "compress", full)
     with pytest.raises(OSError, match="No space left"):
-        LabelMapWriter(tmp_path / "out").write(engine(labels(file, value=2.0)))
+        LabelMapFilesHandler(tmp_path / "out").write(engine(labels(file, value=2.0)))
     assert [path.read_bytes() for path in (tmp_path / "out").iterdir()] == [before]
 
 
 def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     file = source(tmp_path / "a.nii")
-    writer = LabelMapWriter(tmp_path / "out")
+    writer = LabelMapFilesHandler(tmp_path / "out")
     for wrong, message in (
         (labels(file, (1, 5, 4, 4)), r"a\.nii: expected a label map \(1, 5, 4, 3\), found \(1, 5, 4, 4\)"),
         (labels(file, (2, 5, 4, 3)), r"found \(2, 5, 4, 3\)"),
         (labels(file, value=256.0), r"a\.nii: labels must be whole numbers from 0 to 255, found 256"),
         (labels(file, value=0.5), r"found 0\.5"),
-        (torch.ones(1, *SHAPE), "LabelMapWriter needs a MetaTensor that knows its file"),
+        (torch.ones(1, *SHAPE), "LabelMapFilesHandler needs a MetaTensor that knows its file"),
     ):
         with pytest.raises(ValueError, match=message):
             writer.write(engine(wrong))
@@ -104,7 +104,7 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"b\.mgz: is no NIfTI volume"):
         writer.write(engine(labels(tmp_path / "b.mgz")))
     with pytest.raises(KeyError, match="'label_map'"):
-        LabelMapWriter(tmp_path / "out", pred_key="label_map").write(engine(labels(file)))
+        LabelMapFilesHandler(tmp_path / "out", pred_key="label_map").write(engine(labels(file)))
     assert not (tmp_path / "out").exists()
 
 
@@ -112,7 +112,7 @@ def test_two_volumes_of_one_name_are_refused_in_a_run_and_rewritten_in_the_next(
     first, second = source(tmp_path / "a.nii"), tmp_path / "deeper" / "a.nii"
     second.parent.mkdir()
     source(second)
-    writer = LabelMapWriter(tmp_path / "out")
+    writer = LabelMapFilesHandler(tmp_path / "out")
     with pytest.raises(ValueError, match=r"deeper/a\.nii: .* .*a\.nii has been written to it"):
         writer.write(engine(labels(first), labels(second)))
     writer.start(engine())

@@ -54,7 +54,7 @@ def plan_2d(
     (`nnunet_poolings`) and the patch padded to what the halvings divide. Channels double
     from 32 to at most 480. The batch fills a memory budget, estimated from the feature values that one patch keeps, but
     holds no more than 5 % of the data set's voxels. nnU-Net treats axes whose spacings differ by a factor of two or
-    more apart; `take_fingerprint` has such slices resampled to square pixels instead.
+    more apart; `dataset_properties` has such slices resampled to square pixels instead.
 
     Args:
         median_size: in-plane median `(H, W)` of the images, without empty margins, after resampling.

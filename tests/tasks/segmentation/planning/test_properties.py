@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monai_amat.tasks.segmentation import check_fit, load_slices, take_fingerprint
-from monai_amat.tasks.segmentation.planning.survey import Fingerprint
+from monai_amat.tasks.segmentation import check_fit, dataset_properties, load_slices
+from monai_amat.tasks.segmentation.planning.properties import DatasetProperties
 
 
 def write(
@@ -50,8 +50,8 @@ def write(
     return root
 
 
-def taken(root: Path) -> Fingerprint:
-    return take_fingerprint(root, progress=False)
+def taken(root: Path) -> DatasetProperties:
+    return dataset_properties(root, progress=False)
 
 
 def test_empty_margins_do_not_count_and_h_is_y(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""ResumeCheckpoint: a killed run goes on where its last complete epoch ended, to the same numbers."""
+"""ResumeHandler: a killed run goes on where its last complete epoch ended, to the same numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from monai_amat.files import whole_file
 from monai_amat.handlers.plain_state import plain_state
 from monai_amat.handlers.ranks import is_distributed, rank
 
-__all__ = ["ResumeCheckpoint"]
+__all__ = ["ResumeHandler"]
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ _FORMAT = 1
 _AUTOMATIC = ("network", "optimizer", "scaler")
 
 
-class ResumeCheckpoint:
+class ResumeHandler:
     """Save the whole state of training at the end of epochs, and start from the newest such file there is.
 
     Files `<name>_epoch=0003.pt` hold the network (without DDP and compile wrappers, so that runs with and without
@@ -78,8 +78,8 @@ class ResumeCheckpoint:
         ...         "cpu", epochs, loader, network, optimizer, nn.MSELoss(), train_handlers=[checkpoint]
         ...     )
         >>> folder = tempfile.mkdtemp()
-        >>> trainer(2, ResumeCheckpoint(folder)).run()
-        >>> checkpoint = ResumeCheckpoint(folder)
+        >>> trainer(2, ResumeHandler(folder)).run()
+        >>> checkpoint = ResumeHandler(folder)
         >>> trainer(3, checkpoint).run()
         >>> checkpoint.resumed_from.name, sorted(path.name for path in Path(folder).iterdir())
         ('resume_epoch=0002.pt', ['resume_epoch=0002.pt', 'resume_epoch=0003.pt'])
@@ -131,7 +131,7 @@ class ResumeCheckpoint:
 
     def _start(self, engine: Any) -> None:
         if engine.state.epoch_length is None:
-            raise ValueError("ResumeCheckpoint needs the trainer's epoch_length, but its data loader has no length.")
+            raise ValueError("ResumeHandler needs the trainer's epoch_length, but its data loader has no length.")
         # At STARTED, so as to come last on EPOCH_COMPLETED, behind schedulers and metrics.
         if not engine.has_event_handler(self._epoch_completed, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -261,7 +261,7 @@ class ResumeCheckpoint:
         if missing or unexpected:
             raise RuntimeError(
                 f"{path} does not fit this run: it lacks {sorted(missing) or 'nothing'}, and holds "
-                f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeCheckpoint the same objects "
+                f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeHandler the same objects "
                 "and the trainer the same amp as before, or use another save_dir."
             )
 

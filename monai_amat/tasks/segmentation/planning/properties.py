@@ -17,7 +17,7 @@ from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_
 from monai_amat.tasks.segmentation.transforms.plane_spacing import not_in_mm
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 
-__all__ = ["Fingerprint", "take_fingerprint"]
+__all__ = ["DatasetProperties", "dataset_properties"]
 
 # In-plane spacings within this share of their median are one spacing: what a scanner's rounding makes.
 _SAME_SPACING = 0.01
@@ -32,7 +32,7 @@ _MANY_MARGINS = 0.6
 
 
 @dataclass(frozen=True)
-class Fingerprint:
+class DatasetProperties:
     """What a data set's volumes are like, in their slicing frame.
 
     Attributes:
@@ -126,7 +126,7 @@ class _Volume:
     deviations: np.ndarray  # (channels,)
 
 
-def take_fingerprint(root: str | Path, *, progress: bool = True) -> Fingerprint:
+def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetProperties:
     """Read every volume of a Decathlon folder, refuse what would spoil a training, and measure the rest.
 
     As nnU-Net does, sizes are taken without empty margins, since many images are padded to a square. Slices are to be
@@ -147,7 +147,7 @@ def take_fingerprint(root: str | Path, *, progress: bool = True) -> Fingerprint:
         >>> import tempfile
         >>> from monai_amat.tasks.segmentation import write_phantom
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = take_fingerprint(write_phantom(f"{folder}/p", volumes=2, shape=(16, 22, 14)), progress=False)
+        ...     found = dataset_properties(write_phantom(f"{folder}/p", volumes=2, shape=(16, 22, 14)), progress=False)
         >>> found.channels, found.labels[2], found.occurrences, found.pixel, found.resampled
         (('MRI',), 'Posterior', {1: 2, 2: 2}, (1.0, 1.0), False)
     """
@@ -180,7 +180,7 @@ def take_fingerprint(root: str | Path, *, progress: bool = True) -> Fingerprint:
     scales = [volume.spacing / pixel if resampled else np.ones(2) for volume in volumes]
     sizes = np.array([volume.content[:2] * scale for volume, scale in zip(volumes, scales, strict=True)])
     height, width = (int(value) for value in np.round(np.median(sizes, axis=0)))
-    return Fingerprint(
+    return DatasetProperties(
         channels=data.channels,
         labels=data.labels,
         cases=len(data.cases),
