@@ -7,6 +7,7 @@ from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
 from monai_amat.handlers.margin_stats import MarginStatsHandler
 from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
+from monai_amat.handlers.progress import ProgressHandler
 from monai_amat.handlers.resume import ResumeHandler
 from monai_amat.handlers.shuffle_margins import ShuffleMarginsHandler
 from monai_amat.handlers.thresholds import ThresholdHandler
@@ -21,6 +22,7 @@ __all__ = [
     "GradientClipHandler",
     "MarginStatsHandler",
     "NonFiniteGuardHandler",
+    "ProgressHandler",
     "ResumeHandler",
     "ShuffleMarginsHandler",
     "ThresholdHandler",

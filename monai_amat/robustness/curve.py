@@ -22,12 +22,12 @@ from monai.inferers import Inferer
 from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.utils.data import DataLoader, Subset
-from tqdm.auto import tqdm
 
 from monai_amat.attacks import Attack
 from monai_amat.engines import PrepareBatchNoisy, network_fingerprint
 from monai_amat.files import write_text_whole
 from monai_amat.losses.base import PerSampleLoss
+from monai_amat.progress import Progress
 from monai_amat.robustness.describe import describe, environment
 from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.report import Report, table_text
@@ -68,7 +68,7 @@ class RobustnessCurve:
         device: where; the network's own device by default.
         prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied; a plain forward by default.
-        progress: show a bar over the batches of all levels.
+        progress: show a bar over the batches of each level on a terminal, and one line per level everywhere.
         settings: anything JSON can hold that the figures depend on and that is not seen here, such as the validation
             transforms; rows made under other settings are refused.
         source: network the noise is made on, with its weights loaded; `network` itself by default. With another it
@@ -154,19 +154,19 @@ class RobustnessCurve:
         ids = sample_ids(self.data, self.positions)
         missing = {level: self._missing(level, ids) for level in self.noise_levels}
         size = self.data_loader.batch_size or 1
-        batches = sum(math.ceil(len(positions) / size) for positions in missing.values())
-        with tqdm(total=batches, desc="attack", unit="batch", disable=not self.progress) as bar:
-            for level, positions in missing.items():
-                bar.set_postfix_str(f"noise {level:g}")
-                if positions:
-                    self._attack(level, positions, bar)
+        for level, positions in missing.items():
+            if positions:
+                batches = math.ceil(len(positions) / size)
+                title = f"{self.output_dir.name}, noise level {level:g}"
+                with Progress(batches, title=title, show=self.progress) as progress:
+                    self._attack(level, positions, progress)
         return self._finish(ids)
 
     def _missing(self, level: float, ids: Sequence[int]) -> list[int]:
         finished = self.store.finished(level)
         return [position for position, sample in zip(self.positions, ids, strict=True) if sample not in finished]
 
-    def _attack(self, level: float, positions: Sequence[int], bar: tqdm[Any]) -> None:
+    def _attack(self, level: float, positions: Sequence[int], progress: Progress) -> None:
         """One evaluator over the samples at `positions`, whose batches are kept as they are finished."""
         prepare = PrepareBatchNoisy(
             network=self.network if self.source is None else self.source,
@@ -186,7 +186,7 @@ class RobustnessCurve:
             inferer=self.inferer,
             decollate=False,
         )
-        evaluator.logger = logger.getChild("evaluator")  # the bar says where it is; ignite would, between its lines
+        evaluator.logger = logger.getChild("evaluator")  # Progress says where it is; Ignite would add lines
         evaluator.logger.setLevel(logging.WARNING)
         started = 0.0
 
@@ -198,7 +198,7 @@ class RobustnessCurve:
             rows = self._rows(level, engine.state.batch, engine.state.output, prepare)
             rows["seconds"] = (perf_counter() - started) / len(rows)
             self.store.write(level, rows)
-            bar.update()
+            progress.update()
 
         evaluator.add_event_handler(Events.ITERATION_STARTED, start)
         evaluator.add_event_handler(Events.ITERATION_COMPLETED, keep)

@@ -67,7 +67,7 @@ class AttackStrength:
         device: where; the network's own device by default.
         prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied; a plain forward by default.
-        progress: show a bar a probe.
+        progress: as in the curve.
         settings: as in the curve.
 
     Raises:

@@ -10,6 +10,8 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import IO
 
+from monai_amat.progress import BAR_VARIABLE
+
 __all__ = ["Processes"]
 
 
@@ -17,8 +19,8 @@ class Processes:
     r"""Programs under way, from any number of threads.
 
     Args:
-        bars: whether progress bars, which redraw their line, are passed on to the terminal; those of several programs
-            at once would overwrite each other.
+        bars: whether the programs draw progress bars, which are passed on to this process's error stream; bars of
+            several programs at once would overwrite each other. Bars never reach the log.
 
     Example:
         >>> import tempfile
@@ -28,7 +30,7 @@ class Processes:
         (1, 'no\n')
     """
 
-    def __init__(self, *, bars: bool = True) -> None:
+    def __init__(self, *, bars: bool = False) -> None:
         self.bars = bars
         self._running: set[subprocess.Popen[bytes]] = set()
         self._closed = False
@@ -75,7 +77,7 @@ class Processes:
                 arguments,
                 stdout=log,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, **environment, "PYTHONUNBUFFERED": "1", BAR_VARIABLE: str(int(self.bars))},
             )
             self._running.add(process)
         return process
@@ -87,10 +89,12 @@ class Processes:
         try:
             while chunk := os.read(process.stderr.fileno(), 65536):
                 for line in re.findall(rb"[^\n]*\n|[^\n]+", chunk):
-                    _, redrawn, rest = line.rpartition(b"\r")
+                    bar, redrawn, rest = line.rpartition(b"\r")
+                    ends = rest.endswith(b"\n")  # text after the end of a bar
                     if redrawn and self.bars:
-                        sys.stderr.write(line.decode("utf-8", errors="replace"))
-                    if not redrawn or rest.endswith(b"\n"):  # of a bar its end, which a traceback may follow
+                        shown = bar + redrawn if ends else line
+                        sys.stderr.write(shown.decode("utf-8", errors="replace"))
+                    if not redrawn or ends:
                         log.write(rest)
                 sys.stderr.flush()
                 log.flush()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
@@ -27,7 +28,7 @@ def run_steps(
         steps: what to run.
         root: folder of the study; steps are called by their place in it.
         jobs: how many may run at once. Several share the processor's cores and the CUDA devices, see
-            `worker_environments`, and show no progress bars.
+            `worker_environments`, and show no progress bars. One at a time shows bars on a terminal.
         say: what announces each step.
 
     Returns:
@@ -57,7 +58,7 @@ class _Run:
         self.root = root
         self.jobs = jobs
         self.say = say
-        self.processes = Processes(bars=jobs == 1)
+        self.processes = Processes(bars=jobs == 1 and sys.stderr.isatty())
         self.environments = worker_environments(jobs)
         self.free = list(range(jobs))
         self.waiting = list(range(len(steps)))

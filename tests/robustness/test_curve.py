@@ -353,6 +353,11 @@ def test_a_distributed_run_is_refused(make_curve: MakeCurve, monkeypatch: pytest
         make_curve().run()
 
 
-def test_progress_counts_the_batches_of_all_levels(make_curve: MakeCurve, capsys: pytest.CaptureFixture[str]) -> None:
-    make_curve(progress=True).run()
-    assert "9/9" in capsys.readouterr().err
+def test_progress_is_one_line_per_noise_level(make_curve: MakeCurve, capsys: pytest.CaptureFixture[str]) -> None:
+    curve = make_curve(progress=True)
+    curve.run()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(": ")[0] for line in lines] == [
+        f"{curve.output_dir.name}, noise level {level:g}" for level in curve.noise_levels
+    ]
+    assert all(": 3 batches in " in line for line in lines)

@@ -255,7 +255,7 @@ def test_bars_go_to_the_terminal_and_the_rest_to_the_log(
         "sys.stderr.write('\\r 50 %'); sys.stderr.flush()"
     )
     step = script(bundle, tmp_path / "out", code)
-    step.run()
+    step.run(Processes(bars=True))
     log = (tmp_path / "out" / "train.log").read_text()
     assert "a line" in log
     assert "a warning" in log

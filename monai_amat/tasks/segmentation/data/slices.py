@@ -11,8 +11,8 @@ from monai.data import MetaTensor, get_track_meta, set_track_meta
 from monai.networks.utils import one_hot
 from monai.transforms import NormalizeIntensity
 from monai.utils import convert_to_tensor
-from tqdm.auto import tqdm
 
+from monai_amat.progress import track
 from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case, split
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacing
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
@@ -53,7 +53,7 @@ def load_slices(
             pixels as they are.
         num_classes: classes, background included, that `dataset.json` must list; None takes any number.
         channels: image channels that it must list; None takes any number.
-        progress: show a progress bar.
+        progress: show how many volumes are read.
 
     Returns:
         One dictionary a slice, of plain tensors that share no memory with each other:
@@ -99,7 +99,7 @@ def load_slices(
     tracked = get_track_meta()
     set_track_meta(True)  # the slicing axis follows from the affine, whatever the training transforms keep of it
     try:
-        for case in tqdm(cases, desc=f"{data.root.name} {section}", unit="volume", disable=not progress):
+        for case in track(cases, title=f"{data.root.name} {section}", units="volumes", show=progress):
             image, label = check_case(case, num_classes=data.num_classes, channels=data.num_channels)
             slices += _cut(case, image, label, slice_step, resample, data.num_classes)
     finally:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 from monai.data import MetaTensor
-from tqdm.auto import tqdm
 
+from monai_amat.progress import track
 from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case
 from monai_amat.tasks.segmentation.transforms.plane_spacing import not_in_mm
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
@@ -136,7 +136,7 @@ def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetPro
 
     Args:
         root: folder with `dataset.json`.
-        progress: show a progress bar.
+        progress: show how many volumes are read.
 
     Raises:
         FileNotFoundError: folder, `dataset.json` or a listed file is missing.
@@ -153,7 +153,7 @@ def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetPro
     """
     data = Decathlon(root)
     _warn_of_unlisted(data)
-    bar = tqdm(data.cases, desc=f"{data.root.name} fingerprint", unit="volume", disable=not progress)
+    bar = track(data.cases, title=f"{data.root.name} fingerprint", units="volumes", show=progress)
     volumes = [_measure(case, data) for case in bar]
     occurrences = {value: sum(value in volume.classes for volume in volumes) for value in data.labels if value != 0}
     absent = [f"{value} ({data.labels[value]})" for value, count in occurrences.items() if not count]
