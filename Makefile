@@ -12,11 +12,12 @@ DECLARED := pyproject.toml setup.py constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help quickstart test lint unit test-extras clean distclean
+.PHONY: help quickstart bundles test lint unit test-extras clean distclean
 
 help:
 	@echo 'make quickstart              train STD, SAT and AMAT on the built-in phantom, attack them, write runs/quickstart/'
 	@echo 'make quickstart DATA=folder  the same on the Decathlon folder of your choice'
+	@echo 'make bundles                 write the bundles in bundles/ from their templates'
 	@echo 'make test                    what CI runs: make lint, then make unit'
 	@echo 'make lint                    ruff check, ruff format --check, mypy'
 	@echo 'make unit                    the tests and doctests, with coverage'
@@ -48,6 +49,9 @@ quickstart: $(RUNTIME)
 	$(BIN)/python -m monai_amat quickstart --output_dir '$(RESULTS)' $(if $(DATA),--dataset_dir '$(DATA)')
 
 # --- what developers and CI run ---
+
+bundles: $(RUNTIME)
+	$(BIN)/python -m monai_amat bundles bundles
 
 # One thread a worker: two workers with a thread pool each would fight over two cores.
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest

@@ -31,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from monai_amat.tasks.detection import write_cells_phantom
     from monai_amat.tasks.landmarks import write_cephalogram_phantom
     from monai_amat.tasks.segmentation import write_phantom
-    from monai_amat.templates import new_bundle
+    from monai_amat.templates import new_bundle, write_bundles
 
     try:
         if known.command == "quickstart":
@@ -69,6 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 evaluator=known.evaluator,
             )
             print(next_step(known.config_file, known.output, overlay))
+        elif known.command == "bundles":
+            print("\n".join(str(root) for root in write_bundles(known.folder)))
         elif known.command == "init":
             print(
                 new_bundle(known.bundle_dir, dataset_dir=known.dataset_dir, plans=known.plans, settings=known.settings)
@@ -175,6 +177,9 @@ def _parser() -> argparse.ArgumentParser:
     init.add_argument(
         "--settings", help="hippocampus, heart or prostate, as in the paper; or a JSON file, instead of planning"
     )
+
+    bundles = commands.add_parser("bundles", help="write the five bundles of the paper's data sets")
+    bundles.add_argument("folder", help="where their folders go")
 
     phantom = commands.add_parser("phantom", help="write the built-in data set of volumes")
     phantom.add_argument("--volumes", type=int, default=25)

@@ -3,13 +3,16 @@
 from monai_amat.templates.new import new_bundle
 from monai_amat.templates.planned import planned_settings
 from monai_amat.templates.settings import SegmentationSettings, paper_settings
-from monai_amat.templates.write import segmentation_files, write_bundle
+from monai_amat.templates.write import BUNDLES, bundle_files, segmentation_files, write_bundle, write_bundles
 
 __all__ = [
+    "BUNDLES",
     "SegmentationSettings",
+    "bundle_files",
     "new_bundle",
     "paper_settings",
     "planned_settings",
     "segmentation_files",
     "write_bundle",
+    "write_bundles",
 ]

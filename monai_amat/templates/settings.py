@@ -124,12 +124,23 @@ class SegmentationSettings:
         file = Path(path)
         if not file.is_file():
             raise FileNotFoundError(f"{file}: no such settings file; {', '.join(PAPER)} are built in.")
-        return cls._parse(file.read_text(encoding="utf-8"), str(file))
+        return cls.parse(file.read_text(encoding="utf-8"), str(file))
 
     @classmethod
-    def _parse(cls, text: str, name: str) -> SegmentationSettings:
+    def parse(cls, text: str, name: str) -> SegmentationSettings:
+        """The same from the file's text.
+
+        Args:
+            text: the text.
+            name: of the file, for messages.
+
+        Raises:
+            ValueError: as `read` does.
+        """
         try:
             content = json.loads(text)
+            if isinstance(content, dict) and content.pop("template", "segmentation") != "segmentation":
+                raise ValueError("they are of another template")
             known = {field.name: field for field in dataclasses.fields(cls)}
             if not isinstance(content, dict) or content.keys() - known.keys():
                 odd = sorted(content.keys() - known.keys()) if isinstance(content, dict) else type(content).__name__
@@ -164,4 +175,4 @@ def paper_settings(task: str) -> SegmentationSettings:
     if task not in PAPER:
         raise ValueError(f"the paper's segmentation tasks are {', '.join(PAPER)}, not {task!r}")
     file = resources.files("monai_amat.templates") / "paper" / f"{task}.json"
-    return SegmentationSettings._parse(file.read_text(encoding="utf-8"), f"{task}.json")
+    return SegmentationSettings.parse(file.read_text(encoding="utf-8"), f"{task}.json")

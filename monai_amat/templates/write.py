@@ -1,11 +1,9 @@
-"""Segmentation bundles written from their settings."""
+"""Bundles as files: the common templates, a task's over them, and the values of a data set filled in."""
 
 from __future__ import annotations
 
 import json
-import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -13,13 +11,61 @@ from typing import Any
 
 import monai_amat
 from monai_amat.files import write_text_whole
+from monai_amat.templates.merge import fill, fill_text, merge, render
 from monai_amat.templates.settings import SegmentationSettings
+from monai_amat.templates.values import segmentation_values
 
-__all__ = ["segmentation_files", "write_bundle"]
+__all__ = ["BUNDLES", "bundle_files", "segmentation_files", "write_bundle", "write_bundles"]
 
-_NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
-_WIDTH = 120
-_PLACEHOLDER = r"\{\{(\w+)\}\}"
+BUNDLES = ("hippocampus", "heart", "prostate", "cephalometric", "bccd")
+"""The data sets of the paper, each with a bundle of its own."""
+
+
+def write_bundles(folder: str | Path) -> list[Path]:
+    """Write the five bundles of the paper, over older ones where there are any.
+
+    Files that are in one of the bundles' folders and that no template makes stay.
+
+    Args:
+        folder: where the bundles' folders `<name>_amat` go.
+
+    Returns:
+        the five folders.
+    """
+    roots = [Path(folder).expanduser() / f"{name}_amat" for name in BUNDLES]
+    for name, root in zip(BUNDLES, roots, strict=True):
+        for file, text in bundle_files(name).items():
+            write_text_whole(root / file, text)
+    return roots
+
+
+def bundle_files(name: str) -> dict[str, str]:
+    """The text of every file of one of the paper's bundles, by its path in the bundle.
+
+    Args:
+        name: one of `BUNDLES`.
+
+    Raises:
+        ValueError: for another name.
+
+    Example:
+        >>> train = json.loads(bundle_files("heart")["configs/train.json"])
+        >>> train["patch_size"], train["batch_size"]
+        ([320, 256], 40)
+    """
+    if name not in BUNDLES:
+        raise ValueError(f"got the bundle {name!r}, expected one of {', '.join(BUNDLES)}")
+    text = (resources.files("monai_amat.templates") / "paper" / f"{name}.json").read_text(encoding="utf-8")
+    content = json.loads(text)
+    task = content.pop("template")
+    if task == "segmentation":
+        return segmentation_files(SegmentationSettings.parse(text, f"{name}.json"))
+    return _files(task, content)
+
+
+def segmentation_files(settings: SegmentationSettings) -> dict[str, str]:
+    """The text of every file of a segmentation bundle, by its path in the bundle."""
+    return _files("segmentation", segmentation_values(settings))
 
 
 def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
@@ -54,121 +100,25 @@ def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
     return root
 
 
-def segmentation_files(settings: SegmentationSettings) -> dict[str, str]:
-    """The text of every file of a segmentation bundle, by its path in the bundle.
-
-    The templates are files of this package, JSON but for `"{{name}}"` in place of a value.
-
-    Raises:
-        ValueError: naming the file, for a `{{name}}` that stands for nothing.
-    """
-    values = _values(settings)
-    files = dict(_read(resources.files("monai_amat.templates") / "segmentation"))
-    return {name: _fill(text, values, name) for name, text in sorted(files.items())}
-
-
-def _read(folder: Traversable, place: str = "") -> list[tuple[str, str]]:
-    found = []
-    for entry in folder.iterdir():
-        if entry.is_dir():
-            found += _read(entry, f"{place}{entry.name}/")
+def _files(task: str, values: Mapping[str, Any]) -> dict[str, str]:
+    templates = resources.files("monai_amat.templates")
+    common, own = _read(templates / "common"), _read(templates / task)
+    values = {**values, "package_version": monai_amat.__version__}
+    found = {}
+    for name in sorted(common.keys() | own.keys()):
+        if name.endswith(".json"):
+            parts = [json.loads(texts.get(name, "{}")) for texts in (common, own)]
+            found[name] = render(fill(merge(*parts), values, f"{task}/{name}")) + "\n"
         else:
-            found.append((f"{place}{entry.name}", entry.read_text(encoding="utf-8")))
+            found[name] = fill_text(own.get(name, common.get(name, "")), values, f"{task}/{name}")
     return found
 
 
-def _fill(text: str, values: Mapping[str, Any], file: str) -> str:
-    def look_up(name: str) -> Any:
-        if name not in values:
-            raise ValueError(f"template {file} asks for {name}, which stands for nothing")
-        return values[name]
-
-    def fill(match: re.Match[str]) -> str:
-        value = look_up(match[1] or match[2])
-        if not file.endswith(".json"):
-            return re.sub(_PLACEHOLDER, lambda _: str(value), match[0])
-        if match[1] is None:
-            return json.dumps(str(value), ensure_ascii=False)[1:-1]
-        start = text.rfind("\n", 0, match.start()) + 1
-        line = text[start : match.start()]
-        return _json(value, len(line) - len(line.lstrip()), len(line))
-
-    # In one go: braces within a value are none of the template's.
-    return re.sub(f'"{_PLACEHOLDER}"|{_PLACEHOLDER}', fill, text)
-
-
-def _json(value: Any, indent: int, used: int) -> str:
-    """JSON as it stands in the templates: objects an entry a line, lists on one line where they fit."""
-    line = json.dumps(value, ensure_ascii=False)
-    if not isinstance(value, dict) and used + len(line) < _WIDTH:
-        return line
-    return json.dumps(value, indent=4, ensure_ascii=False).replace("\n", "\n" + " " * indent)
-
-
-def _values(settings: SegmentationSettings) -> dict[str, Any]:
-    """What the templates can name."""
-    own = {key: list(value) if isinstance(value, tuple) else value for key, value in vars(settings).items()}
-    inputs, outputs = len(settings.channels), len(settings.classes) + 1
-    names = ["background", *settings.classes]
-    channels = settings.channels if inputs > 1 else ("image",)
-    height, width = settings.largest
-    pixels = height * width * inputs
-    parts = settings.sections
-    return {
-        **own,
-        "eval_size": "@patch_size" if settings.eval_size is None else list(settings.eval_size),
-        "package_version": monai_amat.__version__,
-        "in_channels": inputs,
-        "num_classes": outputs,
-        "title": f"Adversarially robust {settings.name} segmentation",
-        "channel_def": {str(i): name for i, name in enumerate(channels)},
-        # Within an expression MONAI reads @, % and # anywhere, also between quotation marks.
-        "class_list": re.sub("[@%#]", lambda match: f"\\x{ord(match[0]):02x}", repr(list(settings.classes))),
-        "class_def": {str(i): name for i, name in enumerate(names)},
-        "image_text": f"{_count(inputs, 'channel')} of {' and '.join(settings.channels)}, z-scored over the volume",
-        "label_text": "one channel: " + ", ".join(f"{i} {name}" for i, name in enumerate(names)),
-        "pred_text": f"{_count(outputs, 'channel')}: {', '.join(names)} (logits)",
-        # Of the text.
-        "data_folder": Path(settings.dataset_dir).name,
-        "sections": f"{len(parts.train)}/{len(parts.validation)}/{len(parts.test)}",
-        "phantom_text": _phantom(settings),
-        "size_text": f"{settings.patch_size[0]}×{settings.patch_size[1]}",
-        "resampled_text": _resampled(settings.spacing),
-        "noise_list": ", ".join(f"{level:g}" for level in settings.noise_levels),
-        "strength_list": ", ".join(f"{level:g}" for level in settings.strength_levels),
-        **{f"{key}_text": f"{own[key]:g}" for key in _NOISE},
-        "slice_text": f"{pixels} values of a {height}×{width} slice{f' of {inputs} channels' if inputs > 1 else ''}",
-        "noise_table": _noise_table(settings, pixels),
-    }
-
-
-_AS_IT_IS = "`--spacing '$None'`"
-_NOISE = ("delta", "max_margin", "start_margin", "epsilon", "huge_radius", "dice_threshold")
-
-
-def _phantom(settings: SegmentationSettings) -> str:
-    """Options that make a phantom of this bundle's kind, or values that make the bundle one of the phantom's."""
-    channels, classes = len(settings.channels), len(settings.classes)
-    if channels <= 2 and classes <= 2:
-        text = f"for this bundle with `--channels {channels} --classes {classes}`"
-    else:
-        text = "it wants `--in_channels 1 --num_classes 3` in the commands below"
-    return text + (f", and {_AS_IT_IS} in the commands below" if settings.spacing is not None else "")
-
-
-def _count(number: int, of: str) -> str:
-    word = _NUMBERS[number] if number < len(_NUMBERS) else str(number)
-    return f"{word} {of}{'' if number == 1 else 's'}"
-
-
-def _resampled(spacing: Sequence[float] | None) -> str:
-    if spacing is None:
-        return "not resampled"
-    return f"resampled to {spacing[0]:g}×{spacing[1]:g} mm in plane"
-
-
-def _noise_table(settings: SegmentationSettings, values: int) -> str:
-    rows = [("Δ", settings.delta), ("ε of SAT", settings.epsilon), ("cap of the margins", settings.max_margin)]
-    rows += [("noise level", level) for level in settings.noise_levels if level]
-    lines = [f"| {name} | {norm:g} | {norm / math.sqrt(values):.3f} |" for name, norm in rows]
-    return "\n".join(["| | ε, L2 norm over a slice | root mean square a value |", "|---|---|---|", *lines])
+def _read(folder: Traversable, place: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for entry in folder.iterdir():
+        if entry.is_dir():
+            found |= _read(entry, f"{place}{entry.name}/")
+        else:
+            found[f"{place}{entry.name}"] = entry.read_text(encoding="utf-8")
+    return found

@@ -14,7 +14,6 @@ from monai.bundle import ConfigParser
 
 from monai_amat.tasks.segmentation import nnunet_2d
 from monai_amat.templates import SegmentationSettings, paper_settings, segmentation_files, write_bundle
-from monai_amat.templates import write as writing
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
@@ -22,19 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
 TASKS = ("hippocampus", "heart", "prostate")
 
 
-@pytest.mark.parametrize("task", TASKS)
-def test_the_committed_bundle_is_what_is_written(task: str) -> None:
-    root = REPOSITORY / "bundles" / f"{task}_amat"
-    made = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()}
-    # What a user trains inside the folder is none of its files.
-    made = {name for name in made if name.split("/")[0] not in ("runs", "models", "eval", "predictions")}
-    files = segmentation_files(paper_settings(task))
-    assert made == set(files)
-    for name, text in files.items():
-        assert (root / name).read_text(encoding="utf-8") == text, f"{name}: write the bundle again"
-
-
-# facts.md, section 4.
 PAPER: dict[str, dict[str, Any]] = {
     "heart": {
         "network": (1, 2, [320, 256], [32, 64, 128, 256, 480, 480, 480]),
@@ -87,24 +73,6 @@ def test_noise_is_stated_per_image_and_per_value() -> None:
     assert f"{values} values of a 320×320 slice of 2 channels" in text
     for level in (10, 20, 40):
         assert f"| noise level | {level} | {level / math.sqrt(values):.3f} |" in text
-
-
-@pytest.mark.parametrize("name", ["configs/train.json", "docs/README.md", "configs/metadata.json"])
-def test_no_placeholder_is_left(name: str) -> None:
-    for task in TASKS:
-        assert "{{" not in segmentation_files(paper_settings(task))[name]
-
-
-def test_a_placeholder_that_stands_for_nothing_is_named() -> None:
-    with pytest.raises(ValueError, match=r"template a\.json asks for patchsize"):
-        writing._fill('{"patch": "{{patchsize}}"}', {"patch_size": [1, 2]}, "a.json")
-
-
-def test_values_are_json_where_they_stand_alone_and_escaped_within_text() -> None:
-    text = '{\n    "a": "{{names}}",\n    "b": "{{path}}/imagesTs",\n    "c": "{{none}}",\n    "d": "{{table}}"\n}'
-    values = {"names": ['left, "so to say"', "β"], "path": 'C:\\data "x"', "none": None, "table": {"0": "a"}}
-    filled = json.loads(writing._fill(text, values, "x.json"))
-    assert filled == {"a": values["names"], "b": 'C:\\data "x"/imagesTs', "c": None, "d": {"0": "a"}}
 
 
 # ------------------------------------------------------------------------------- settings
