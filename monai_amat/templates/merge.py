@@ -19,8 +19,9 @@ _WIDTH = 120
 def merge(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
     """Lay a task's part of a configuration over the common part.
 
-    Objects are merged key by key, to any depth, unless they name different classes as `_target_`. Everything else of the
-    task replaces what is common. Keys that only the task has stand where the common object has the key `"..."`, or at its end.
+    Objects are merged key by key, to any depth, unless they name different classes as `_target_`. Everything else of
+    the task replaces what is common. Keys that only the task has stand where the common object has the key `"..."`, or
+    at its end.
 
     Example:
         >>> merge({"seed": 0, "...": None, "run": ["a"]}, {"loss": {"k": 1}, "run": ["b"]})
