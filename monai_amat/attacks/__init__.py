@@ -1,8 +1,8 @@
 """Attacks in plain PyTorch: noise for inputs of any shape and range, each sample within its own radius."""
 
-from monai_amat.attacks.base import Attack, AttackResult, Evaluation, Objective
+from monai_amat.attacks.base import Attack, AttackResult, Evaluation, Objective, check_attack
 from monai_amat.attacks.boundary import BoundaryPGD
-from monai_amat.attacks.norms import L2, Linf, Norm, get_norm
+from monai_amat.attacks.norms import L2, Linf, Norm, NormSetting, get_norm
 from monai_amat.attacks.pgd import ProjectedGradientDescent
 from monai_amat.attacks.random_start import FullStart, InnerStart, RandomStart
 from monai_amat.attacks.restarts import Restarts
@@ -17,9 +17,11 @@ __all__ = [
     "InnerStart",
     "Linf",
     "Norm",
+    "NormSetting",
     "Objective",
     "ProjectedGradientDescent",
     "RandomStart",
     "Restarts",
+    "check_attack",
     "get_norm",
 ]

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+
+from monai_amat.attacks.norms import Norm
 
 __all__ = [
     "Attack",
@@ -15,6 +17,7 @@ __all__ = [
     "Evaluation",
     "Objective",
     "as_evaluation",
+    "check_attack",
     "check_inputs",
     "check_radius",
     "round_range",
@@ -59,12 +62,52 @@ class AttackResult:
 
 
 class Attack(Protocol):
-    """Anything that makes noisy inputs of a batch."""
+    """An object that makes noisy inputs of a batch.
+
+    Every attack says in which norm its radius is measured, and whether it follows verdicts. An attack that contains
+    another attack passes both on.
+    """
+
+    @property
+    def norm(self) -> Norm:
+        """The norm in which the radius and the size of the noise are measured."""
+
+    @property
+    def needs_verdicts(self) -> bool:
+        """Whether the objective must return verdicts (`Evaluation.accepted`)."""
 
     def __call__(
         self, objective: Objective, inputs: Tensor, radius: Tensor | float, *, seeds: Sequence[int] | None = None
     ) -> AttackResult:
         """Attack `inputs` `(B, *shape)` within `radius` (number or `(B,)`, in the units of the inputs)."""
+
+
+def check_attack(attack: Any) -> Attack:
+    """The attack itself, if it has what every attack has.
+
+    Raises:
+        TypeError: for an object that is not callable, or lacks `norm` or `needs_verdicts`.
+
+    Example:
+        >>> check_attack(lambda objective, inputs, radius, seeds=None: ...)
+        Traceback (most recent call last):
+        ...
+        TypeError: function is not an attack: norm is missing, expected a monai_amat.attacks.Norm; add the property...
+    """
+    name = type(attack).__name__
+    if isinstance(attack, type) or not callable(attack):
+        shown = f"the class {attack.__name__}" if isinstance(attack, type) else name
+        raise TypeError(f"attack must be a callable object, got {shown}; give an instance, see monai_amat.attacks")
+    for wanted, kind, text in (("norm", Norm, "a monai_amat.attacks.Norm"), ("needs_verdicts", bool, "a bool")):
+        value = getattr(attack, wanted, None)
+        if not isinstance(value, kind):
+            found = "is missing" if value is None else f"is {value!r}"
+            raise TypeError(
+                f"{name} is not an attack: {wanted} {found}, expected {text}; add the property, see "
+                "monai_amat.attacks.Attack"
+            )
+    checked: Attack = attack
+    return checked
 
 
 def as_evaluation(value: Evaluation | Tensor, count: int) -> Evaluation:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_amat.attacks.base import AttackResult, Evaluation, Objective
-from monai_amat.attacks.norms import per_sample
+from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.pgd import AttackState, ProjectedGradientDescent
 from monai_amat.attacks.random_start import RandomStart
 
@@ -55,6 +55,7 @@ class BoundaryPGD(ProjectedGradientDescent):
         (3.0, True, False)
     """
 
+    norm: NormSetting = NormSetting()  # noqa: RUF009 (again, since type checkers do not see it inherited)
     floor: float = 0.0
     halvings: int = 10
     random_start: RandomStart | None = None

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from monai_amat.seeding import generator
 
-__all__ = ["L2", "Linf", "Norm", "get_norm", "per_sample"]
+__all__ = ["L2", "Linf", "Norm", "NormSetting", "get_norm", "per_sample"]
 
 
 def per_sample(values: Tensor, like: Tensor) -> Tensor:
@@ -136,3 +136,24 @@ def get_norm(norm: float | str | Norm) -> Norm:
     if norm in (math.inf, "inf"):
         return Linf()
     raise ValueError(f"norm must be 2, inf or a monai_amat.attacks.Norm, got {norm!r}")
+
+
+class NormSetting:
+    """The field `norm` of an attack that is a frozen dataclass: set by anything `get_norm` takes, read as a `Norm`.
+
+    Example:
+        >>> from dataclasses import dataclass
+        >>> @dataclass(frozen=True, kw_only=True)
+        ... class MyAttack:
+        ...     norm: NormSetting = NormSetting()
+        >>> MyAttack().norm, MyAttack(norm="inf").norm
+        (L2, Linf)
+    """
+
+    def __get__(self, attack: object | None, owner: type | None = None) -> Norm:
+        """The norm; on the class the default, L2."""
+        return L2() if attack is None else attack.__dict__["norm"]
+
+    def __set__(self, attack: object, norm: float | str | Norm) -> None:
+        """Take over a norm, once, from the dataclass's `__init__`."""
+        attack.__dict__["norm"] = get_norm(norm)

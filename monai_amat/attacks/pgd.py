@@ -19,7 +19,7 @@ from monai_amat.attacks.base import (
     round_range,
 )
 from monai_amat.attacks.gradient import input_gradient
-from monai_amat.attacks.norms import Norm, get_norm, per_sample
+from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.random_start import FullStart, RandomStart
 
 __all__ = ["AttackState", "ProjectedGradientDescent"]
@@ -106,7 +106,7 @@ class ProjectedGradientDescent:
         (4.0, [0.0, 0.0, 0.0, 0.0], [10, 10])
     """
 
-    norm: float | str | Norm = 2
+    norm: NormSetting = NormSetting()  # noqa: RUF009
     steps: int = 20
     rel_step: float = 0.25
     random_start: RandomStart | None = field(default_factory=FullStart)
@@ -115,7 +115,6 @@ class ProjectedGradientDescent:
     best_iterate: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "norm", get_norm(self.norm))
         if self.steps < 0:
             raise ValueError(f"steps must not be negative, got {self.steps}")
         if not 0 < self.rel_step < float("inf"):
@@ -183,7 +182,7 @@ class ProjectedGradientDescent:
         """Put the noise where the first gradient is taken."""
         if self.random_start is None or not len(state.clean):
             return
-        drawn = self._norm.draw(state.clean, self.random_start(state.radius), state.seeds)
+        drawn = self.norm.draw(state.clean, self.random_start(state.radius), state.seeds)
         state.noise = self.confine(state, drawn, state.clean, state.radius)
 
     def step(self, objective: Objective, state: AttackState) -> None:
@@ -197,7 +196,7 @@ class ProjectedGradientDescent:
             if not len(state.rows):
                 return
             gradient = input_gradient(evaluation.loss, noisy, kept=kept, amp=self.amp).to(start.dtype)
-        direction = self._norm.direction(gradient)
+        direction = self.norm.direction(gradient)
         moves = direction.reshape(len(direction), -1).any(dim=1)
         start = start if kept is None else start[kept]
         radius = state.select(state.radius)
@@ -241,7 +240,7 @@ class ProjectedGradientDescent:
 
     def confine(self, state: AttackState, noise: Tensor, clean: Tensor, radius: Tensor) -> Tensor:
         """Noise inside the ball and, with `clip_range`, a noisy image inside the range."""
-        inside = self._norm.project(noise, radius)
+        inside = self.norm.project(noise, radius)
         if state.clip_range is None:
             return inside
         # The clean image is in range, so clipping moves every pixel towards it: the noise stays inside the ball.
@@ -256,10 +255,6 @@ class ProjectedGradientDescent:
         """The objective with `noise` added, without a gradient."""
         with torch.no_grad():
             return self.evaluate(objective, state, state.noisy(noise))
-
-    @property
-    def _norm(self) -> Norm:
-        return get_norm(self.norm)
 
     def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
         return nullcontext() if self.amp is None else torch.autocast(device.type, dtype=self.amp)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from monai_amat.attacks.base import Attack, AttackResult, Objective, as_evaluation
-from monai_amat.attacks.norms import per_sample
+from monai_amat.attacks.base import Attack, AttackResult, Objective, as_evaluation, check_attack
+from monai_amat.attacks.norms import Norm, per_sample
 from monai_amat.seeding import fold
 
 __all__ = ["Restarts"]
@@ -34,13 +34,19 @@ class Restarts:
     times: int
 
     def __post_init__(self) -> None:
+        check_attack(self.attack)
         if self.times < 1:
             raise ValueError(f"times must be at least 1, got {self.times}")
 
     @property
+    def norm(self) -> Norm:
+        """The norm of the attack inside."""
+        return self.attack.norm
+
+    @property
     def needs_verdicts(self) -> bool:
-        """Whether the objective must say if a point is accepted."""
-        return bool(getattr(self.attack, "needs_verdicts", False))
+        """Whether the attack inside needs verdicts."""
+        return self.attack.needs_verdicts
 
     def __call__(
         self, objective: Objective, inputs: Tensor, radius: Tensor | float, *, seeds: Sequence[int] | None = None

@@ -11,7 +11,7 @@ from monai.inferers import Inferer, SimpleInferer
 from monai.transforms.transform import MapTransform
 from torch import nn
 
-from monai_amat.attacks import Attack
+from monai_amat.attacks import Attack, check_attack
 from monai_amat.engines.frozen import evaluating, frozen, unwrap
 from monai_amat.engines.objective import BatchObjective
 from monai_amat.engines.trees import like, plain
@@ -71,7 +71,7 @@ class AdversarialNoised(MapTransform):
             raise ValueError(f"epsilon must be finite and not negative, got {epsilon}")
         if not isinstance(loss, PerSampleLoss):
             raise TypeError(f"{type(loss).__name__} is not a PerSampleLoss; wrap it: monai_amat.losses.PerSample(loss)")
-        if getattr(attack, "needs_verdicts", False):
+        if check_attack(attack).needs_verdicts:
             raise ValueError(
                 f"{type(attack).__name__} stops at a boundary, which nobody draws here; use another attack"
             )

@@ -13,8 +13,7 @@ from monai.engines.utils import PrepareBatch, PrepareBatchDefault
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from monai_amat.attacks import Attack, AttackResult
-from monai_amat.attacks.norms import get_norm
+from monai_amat.attacks import Attack, AttackResult, check_attack
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
 from monai_amat.engines.objective import BatchObjective
 from monai_amat.engines.trees import batch_size, double, like, plain
@@ -93,12 +92,11 @@ class _PrepareBatchAttack(PrepareBatch):
             )
         self.network = network
         self.loss = loss
-        self.attack = attack
+        self.attack = check_attack(attack)
         self.prepare_batch = PrepareBatchDefault() if prepare_batch is None else prepare_batch
         self.inferer = SimpleInferer() if inferer is None else inferer
         self.id_key = id_key
         self.seed_key = seed_key
-        self.norm = get_norm(getattr(getattr(attack, "attack", attack), "norm", 2))
         self.last: AttackedBatch | None = None
 
     def _prepare(self, batchdata: Any, device: Any, non_blocking: bool, **kwargs: Any) -> _Prepared:
@@ -140,7 +138,7 @@ class _PrepareBatchAttack(PrepareBatch):
         return [zlib.crc32(sample.contiguous().numpy().tobytes()) for sample in plain(inputs).detach().cpu().float()]
 
     def _norms(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        return self.norm.size(noisy.float() - clean.float())
+        return self.attack.norm.size(noisy.float() - clean.float())
 
 
 class PrepareBatchAdversarial(_PrepareBatchAttack):
@@ -197,7 +195,7 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
                 raise ValueError(f"radius must be finite and not negative, got {radius}")
         elif not hasattr(radius, "__getitem__") or isinstance(radius, str):
             raise TypeError(f"radius must be a number or an object with a radius by sample ID, got {radius!r}")
-        if getattr(attack, "needs_verdicts", False) and acceptance is None:
+        if attack.needs_verdicts and acceptance is None:
             raise ValueError(f"{type(attack).__name__} follows the acceptance boundary: give acceptance=")
         unknown = sorted(acceptance.judged - set(loss.judged)) if acceptance is not None else []
         if unknown:
@@ -208,7 +206,7 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         self.radius = radius
         self.acceptance = acceptance
         #: Whether the attack must say if every iterate was accepted; set by a handler whose rule judges the path.
-        self.judge_path = bool(getattr(attack, "needs_verdicts", False))
+        self.judge_path = attack.needs_verdicts
         # Where no layer couples samples or draws numbers the training forward measures the same.
         self._measure_frozen = acceptance is not None and couples_samples(unwrap(network))
 
@@ -280,7 +278,7 @@ class PrepareBatchNoisy(_PrepareBatchAttack):
         super().__init__(**kwargs)
         if not 0 <= epsilon < float("inf"):
             raise ValueError(f"epsilon must be finite and not negative, got {epsilon}")
-        if getattr(self.attack, "needs_verdicts", False):
+        if self.attack.needs_verdicts:
             raise ValueError(f"{type(self.attack).__name__} stops at a boundary and cannot be used for evaluation")
         self.epsilon = epsilon
 

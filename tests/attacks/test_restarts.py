@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_amat.attacks import AttackResult, BoundaryPGD, Evaluation, ProjectedGradientDescent, Restarts
+from monai_amat.attacks import L2, AttackResult, Evaluation, ProjectedGradientDescent, Restarts
 from monai_amat.seeding import fold
 
 
@@ -23,7 +23,10 @@ def judged(noisy: Tensor, rows: Tensor) -> Evaluation:
 
 
 class Listed:
-    """An attack that returns prepared points, one a run, and keeps the seeds it was given."""
+    """An attack that returns prepared points, one per run, and keeps the seeds that it is given."""
+
+    norm = L2()
+    needs_verdicts = False
 
     def __init__(self, *points: Tensor, verdicts: bool = True) -> None:
         self.points, self.verdicts = points, verdicts
@@ -106,11 +109,6 @@ def test_the_result_may_be_trained_on_wherever_it_was_made() -> None:
         noisy = attack(ripple, torch.zeros(2, 4) + 0.0, 1.0).noisy
     assert not noisy.is_inference()
     assert not noisy.requires_grad
-
-
-def test_it_asks_for_verdicts_where_its_attack_does() -> None:
-    assert Restarts(BoundaryPGD(), 2).needs_verdicts
-    assert not Restarts(ProjectedGradientDescent(), 2).needs_verdicts
 
 
 def test_an_objective_must_answer_per_sample() -> None:
