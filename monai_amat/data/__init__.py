@@ -1,7 +1,6 @@
-"""Data sets that know their samples, Decathlon folders as slices, cephalograms, blood smears, phantoms of each."""
+"""What the data of every task needs: data sets that know their samples, seeded orders, duplicates, folders."""
 
 from monai_amat.data.duplicates import identical_files
-from monai_amat.data.images import list_images, list_volumes
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.data.sampler import SeededSampler
 
@@ -9,6 +8,4 @@ __all__ = [
     "IndexedDataset",
     "SeededSampler",
     "identical_files",
-    "list_images",
-    "list_volumes",
 ]

@@ -16,7 +16,8 @@ import torch
 from PIL import Image
 
 from monai_amat.engines import save_weights
-from monai_amat.tasks.detection import Letterboxd, LoadRGBImage, YOLOv5, decode_detections
+from monai_amat.tasks.detection import Letterboxd, YOLOv5, decode_detections
+from monai_amat.tasks.detection.transforms.rgb_image import LoadRGBImage
 
 ROOT = Path(__file__).resolve().parents[2] / "bundles" / "bccd_amat"
 FRAME = (64, 96)

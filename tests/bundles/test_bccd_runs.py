@@ -16,7 +16,8 @@ from ignite.engine import Events
 from monai_amat.data import IndexedDataset
 from monai_amat.engines import frozen, load_weights, network_fingerprint, save_weights
 from monai_amat.study import Study
-from monai_amat.tasks.detection import DetectionLoss, Letterboxd, LoadRGBImage, YOLOv5, load_voc
+from monai_amat.tasks.detection import DetectionLoss, Letterboxd, YOLOv5, load_voc
+from monai_amat.tasks.detection.transforms.rgb_image import LoadRGBImage
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner

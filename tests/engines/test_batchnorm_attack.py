@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from monai_amat.attacks import FullStart, ProjectedGradientDescent
 from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchTargets
 from monai_amat.margins import Absolute
-from monai_amat.tasks.landmarks import HeatmapOffsetLoss, MultiTaskUNet, landmark_maps
+from monai_amat.tasks.landmarks import HeatmapOffsetLoss, MultiTaskUNet
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 SIZE = (50, 40)
 

@@ -40,8 +40,8 @@ from monai_amat.tasks.landmarks import (
     MultiTaskUNet,
     RadialErrors,
     decode_landmarks,
-    landmark_maps,
 )
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 SIZE = (40, 32)
 LANDMARKS = 2

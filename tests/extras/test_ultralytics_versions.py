@@ -13,14 +13,11 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 TESTS = [
-    "tests/networks/test_detection_parts.py",
-    "tests/networks/test_ultralytics_quietly.py",
-    "tests/networks/test_ultralytics_weights.py",
-    "tests/networks/test_yolov5.py",
-    "tests/losses/test_detection.py",
-    "tests/engines/test_detection.py",
-    "tests/robustness/test_detection_curve.py",
-    "tests/trainers",
+    "tests/tasks/detection/network",
+    "tests/tasks/detection/loss",
+    "tests/tasks/detection/test_engines.py",
+    "tests/tasks/detection/test_curve.py",
+    "tests/integrations/ultralytics",
 ]
 
 

@@ -20,7 +20,7 @@ from monai_amat.study import steps
 from monai_amat.study.arms import Bundle
 from monai_amat.study.process import Processes
 from monai_amat.study.steps import Step, StepError
-from monai_amat.tasks.segmentation import Case, check_case
+from monai_amat.tasks.segmentation.data.decathlon import Case, check_case
 
 
 class Script(Step):

@@ -18,7 +18,7 @@ from monai_amat.integrations.ultralytics.settings import AMATSettings
 from monai_amat.margins import Absolute, RunningThresholds, SampleMargins
 from monai_amat.seeding import fold
 from monai_amat.tasks.detection import DetectionLoss, DetectionParts
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics, opencv_in_one_thread, torchvision_left_out
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, opencv_in_one_thread, torchvision_left_out
 
 __all__ = ["AMATDetectionTrainer", "padded_targets"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_amat.tasks.landmarks.decoding import decode_landmarks
+from monai_amat.tasks.landmarks.network.decoding import decode_landmarks
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,30 +1,25 @@
 """Segmentation of Decathlon-style volumes, slice by slice: data, network, loss, metrics, pictures, files."""
 
-from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, Split, check_case, split
+from monai_amat.tasks.segmentation.data.decathlon import (Decathlon, Split, split)
 from monai_amat.tasks.segmentation.data.fit import check_fit
 from monai_amat.tasks.segmentation.data.sampling_weights import oversampled_weights
 from monai_amat.tasks.segmentation.data.selection import balanced_subset
 from monai_amat.tasks.segmentation.data.slices import load_slices
-from monai_amat.tasks.segmentation.data.volume import check_header, check_volume
-from monai_amat.tasks.segmentation.dice_index import AverageDiceIndex, TotalVoxelDiceIndex
+from monai_amat.tasks.segmentation.data.volume import (check_header, check_volume)
+from monai_amat.tasks.segmentation.data.volumes import list_volumes
+from monai_amat.tasks.segmentation.dice_index import (AverageDiceIndex, TotalVoxelDiceIndex)
 from monai_amat.tasks.segmentation.dice_indices import DiceIndices
 from monai_amat.tasks.segmentation.hard_dice import HardDice
 from monai_amat.tasks.segmentation.loss import DiceCELoss
-from monai_amat.tasks.segmentation.metric_handlers import AverageDiceIndexHandler, TotalVoxelDiceIndexHandler
-from monai_amat.tasks.segmentation.network import nnunet_2d, nnunet_features, nnunet_poolings
-from monai_amat.tasks.segmentation.overlap import DiceIndex, average_dice, dice, dice_counts, foreground, total_dice
+from monai_amat.tasks.segmentation.metric_handlers import (AverageDiceIndexHandler, TotalVoxelDiceIndexHandler)
+from monai_amat.tasks.segmentation.network import (nnunet_2d, nnunet_features, nnunet_poolings)
+from monai_amat.tasks.segmentation.overlap import (DiceIndex, average_dice, dice, dice_counts, foreground, total_dice)
 from monai_amat.tasks.segmentation.phantom import write_phantom
-from monai_amat.tasks.segmentation.pictures import (
-    Example,
-    SegmentationExamples,
-    choose_sample,
-    make_examples,
-    plot_examples,
-)
+from monai_amat.tasks.segmentation.pictures import (Example, SegmentationExamples, choose_sample, make_examples, plot_examples)
 from monai_amat.tasks.segmentation.planning.nnunet_plans import read_plans
-from monai_amat.tasks.segmentation.planning.noise import NoiseLevels, per_value, suggest_noise
-from monai_amat.tasks.segmentation.planning.plan import Plan2D, plan_2d
-from monai_amat.tasks.segmentation.planning.properties import DatasetProperties, dataset_properties
+from monai_amat.tasks.segmentation.planning.noise import (per_value, suggest_noise)
+from monai_amat.tasks.segmentation.planning.plan import (Plan2D, plan_2d)
+from monai_amat.tasks.segmentation.planning.properties import (DatasetProperties, dataset_properties)
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacingd
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 from monai_amat.tasks.segmentation.writer import LabelMapFilesHandler
@@ -32,7 +27,6 @@ from monai_amat.tasks.segmentation.writer import LabelMapFilesHandler
 __all__ = [
     "AverageDiceIndex",
     "AverageDiceIndexHandler",
-    "Case",
     "DatasetProperties",
     "Decathlon",
     "DiceCELoss",
@@ -41,7 +35,6 @@ __all__ = [
     "Example",
     "HardDice",
     "LabelMapFilesHandler",
-    "NoiseLevels",
     "Plan2D",
     "PlaneSpacingd",
     "SegmentationExamples",
@@ -51,7 +44,6 @@ __all__ = [
     "TotalVoxelDiceIndexHandler",
     "average_dice",
     "balanced_subset",
-    "check_case",
     "check_fit",
     "check_header",
     "check_volume",
@@ -60,6 +52,7 @@ __all__ = [
     "dice",
     "dice_counts",
     "foreground",
+    "list_volumes",
     "load_slices",
     "make_examples",
     "nnunet_2d",

@@ -19,7 +19,7 @@ from torch import Tensor
 from monai_amat.integrations.ultralytics import AMATDetectionTrainer, AMATSettings
 from monai_amat.integrations.ultralytics.trainer import padded_targets
 from monai_amat.margins import RunningThresholds
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics
 
 ACCEPTS_ALL = {"box": 1e6, "cls": 1e6, "dfl": 1e6}
 LABELS = ["", "0 0.5 0.5 0.4 0.4\n", "1 0.3 0.3 0.3 0.3\n0 0.7 0.6 0.5 0.4\n", "1 0.6 0.4 0.5 0.5\n"]

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_amat.tasks.landmarks import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm, landmark_maps
+from monai_amat.tasks.landmarks import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 NAN = float("nan")
 POINTS = [

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_amat.tasks.landmarks import RadialErrors, landmark_maps, radial_error
+from monai_amat.tasks.landmarks import RadialErrors, radial_error
 from monai_amat.tasks.landmarks.metric import landmark_errors
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 NAN = float("nan")
 SIZE = (40, 60)

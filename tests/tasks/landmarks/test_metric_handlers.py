@@ -19,9 +19,9 @@ from monai_amat.tasks.landmarks import (
     RadialErrorMetric,
     RadialErrors,
     SuccessfulDetectionRateHandler,
-    landmark_maps,
     radial_error,
 )
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 SIZE = (40, 30)
 

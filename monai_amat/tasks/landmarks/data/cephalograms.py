@@ -93,7 +93,7 @@ def load_cephalograms(
 
     Example:
         >>> import tempfile
-        >>> from monai_amat.tasks.landmarks.phantom import write_cephalogram_phantom
+        >>> from monai_amat.tasks.landmarks.phantom.cephalograms import write_cephalogram_phantom
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     items = load_cephalograms(write_cephalogram_phantom(f"{folder}/phantom", images=3, size=(60, 48)))
         >>> sorted(items[0]), items[0]["case"], tuple(items[0]["landmarks"].shape)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from monai_amat.data import IndexedDataset
-from monai_amat.tasks.detection import load_voc, paper_split, write_cells_phantom
+from monai_amat.tasks.detection import load_voc, write_cells_phantom
+from monai_amat.tasks.detection.data.voc import paper_split
 
 SIZE = (48, 64)
 

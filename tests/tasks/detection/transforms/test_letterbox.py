@@ -14,8 +14,8 @@ from monai.transforms import Compose
 from torch.utils.data import DataLoader
 
 from monai_amat.data import IndexedDataset
-from monai_amat.tasks.detection import BoxTargetsd, Letterboxd, LoadRGBImaged, boxes_to_native, load_voc
-from monai_amat.tasks.detection.transforms.letterbox import GREY
+from monai_amat.tasks.detection import BoxTargetsd, Letterboxd, LoadRGBImaged, load_voc
+from monai_amat.tasks.detection.transforms.letterbox import GREY, boxes_to_native
 
 
 def test_whole_numbers_of_pixels_are_a_plain_resize() -> None:

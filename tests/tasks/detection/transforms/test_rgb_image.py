@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from monai_amat.tasks.detection import LoadRGBImage, LoadRGBImaged
+from monai_amat.tasks.detection import LoadRGBImaged
+from monai_amat.tasks.detection.transforms.rgb_image import LoadRGBImage
 
 
 def pixels() -> np.ndarray:

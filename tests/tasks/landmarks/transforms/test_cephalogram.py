@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from PIL import Image
 
-from monai_amat.tasks.landmarks import LoadCephalogram, LoadCephalogramd, load_cephalograms
-from monai_amat.tasks.landmarks.transforms.cephalogram import stored_to_native
+from monai_amat.tasks.landmarks import LoadCephalogramd, load_cephalograms
+from monai_amat.tasks.landmarks.transforms.cephalogram import LoadCephalogram, stored_to_native
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from monai.data import MetaTensor
 
-from monai_amat.tasks.landmarks import LandmarkMapsd, landmark_maps
+from monai_amat.tasks.landmarks import LandmarkMapsd
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 NAN = float("nan")
 

@@ -16,13 +16,8 @@ from monai.data import Dataset, MetaTensor, list_data_collate
 from PIL import Image
 
 from monai_amat.data import IndexedDataset
-from monai_amat.tasks.landmarks import (
-    LandmarksToImaged,
-    LoadCephalogramd,
-    pixel_spacing,
-    points_to_image,
-    points_to_native,
-)
+from monai_amat.tasks.landmarks import LandmarksToImaged, LoadCephalogramd
+from monai_amat.tasks.landmarks.transforms.points import pixel_spacing, points_to_image, points_to_native
 
 SIZE = (120, 97)
 POINTS = torch.tensor([[50.3, 40.7], [60.0, 48.0], [37.25, 55.5], [70.6, 38.2]])

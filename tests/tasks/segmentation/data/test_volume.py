@@ -13,8 +13,8 @@ import pytest
 from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
-from monai_amat.tasks.segmentation import check_case, check_header
-from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon
+from monai_amat.tasks.segmentation import check_header
+from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case
 
 SHAPE = (9, 8, 7)
 

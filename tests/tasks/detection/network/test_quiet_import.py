@@ -15,10 +15,10 @@ from typing import Any
 
 import pytest
 
-from monai_amat.tasks.detection import ultralytics_quietly
-from monai_amat.tasks.detection.ultralytics_quietly import SUPPORTED, from_ultralytics, quietly
+from monai_amat.tasks.detection.network.yolov5 import quiet_import
+from monai_amat.tasks.detection.network.quiet_import import SUPPORTED, from_ultralytics, quietly
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+REPOSITORY = Path(__file__).resolve().parents[4]
 
 PROBE = """
 import json, logging, os, random, socket, subprocess, sys, threading, warnings
@@ -58,7 +58,7 @@ def state():
     }
 
 import monai_amat.tasks.detection as detection
-from monai_amat.tasks.detection.ultralytics_quietly import _MODULES, from_ultralytics
+from monai_amat.tasks.detection.network.quiet_import import _MODULES, from_ultralytics
 image = torch.rand(2, 3, 64, 64)
 target = torch.tensor([[[0.0, 8, 8, 40, 40]], [[-1.0, 0, 0, 0, 0]]])
 before = state()
@@ -153,7 +153,7 @@ def test_settings_of_the_user_are_read_and_not_written(place: str, tmp_path: Pat
     code = (
         f"import pathlib; file = pathlib.Path({str(file)!r}); file.parent.mkdir(parents=True)\n"
         f"file.write_text({json.dumps(OLD)!r})\n"
-        "from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics\n"
+        "from monai_amat.tasks.detection.network.quiet_import import from_ultralytics\n"
         "from_ultralytics('YAML')\n"
         "import json, sys; settings = sys.modules['ultralytics'].settings\n"
         f"pathlib.Path({str(answer)!r}).write_text(json.dumps([settings['runs_dir'], settings['sync']]))"
@@ -178,12 +178,12 @@ def test_a_missing_package_says_which_extra_brings_it(monkeypatch: pytest.Monkey
 
 
 def test_a_moved_interface_says_which_versions_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ultralytics_quietly._MODULES, "bbox_iou", "ultralytics.utils")
+    monkeypatch.setitem(quiet_import._MODULES, "bbox_iou", "ultralytics.utils")
     with pytest.raises(
         ImportError, match=rf"ultralytics \d.*ultralytics\.utils has no bbox_iou.*{re.escape(SUPPORTED)}"
     ):
         from_ultralytics("bbox_iou")
-    monkeypatch.setitem(ultralytics_quietly._MODULES, "bbox_iou", "ultralytics.utils.elsewhere")
+    monkeypatch.setitem(quiet_import._MODULES, "bbox_iou", "ultralytics.utils.elsewhere")
     with pytest.raises(ImportError, match=rf"there is no ultralytics\.utils\.elsewhere.*{re.escape(SUPPORTED)}"):
         from_ultralytics("bbox_iou")
 
@@ -196,8 +196,8 @@ def test_a_package_that_does_not_import_says_why(reason: str, advice: str, monke
     def fail(name: str) -> None:
         raise OSError(reason)
 
-    monkeypatch.setitem(ultralytics_quietly._MODULES, "YAML", "ultralytics.not_imported_yet")
-    monkeypatch.setattr(ultralytics_quietly.importlib, "import_module", fail)
+    monkeypatch.setitem(quiet_import._MODULES, "YAML", "ultralytics.not_imported_yet")
+    monkeypatch.setattr(quiet_import.importlib, "import_module", fail)
     with pytest.raises(ImportError, match=rf"cannot be imported \(OSError: {reason}.*{advice}"):
         from_ultralytics("YAML")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from monai_amat.tasks.landmarks import VGG19Encoder, load_vgg19
+from monai_amat.tasks.landmarks.network.vgg19 import VGG19Encoder, load_vgg19
 
 # Configuration E of Simonyan and Zisserman: channels, 0 a max-pool. torchvision numbers convolution, ReLU and pool.
 TABLE = [64, 64, 0, 128, 128, 0, 256, 256, 256, 256, 0, 512, 512, 512, 512, 0, 512, 512, 512, 512, 0]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from monai_amat.losses.base import PerSampleLoss, full_precision
-from monai_amat.tasks.detection.padded_boxes import padded_boxes
+from monai_amat.tasks.detection.loss.padded_boxes import padded_boxes
 
 __all__ = ["DetectionLoss", "DetectionPieces"]
 

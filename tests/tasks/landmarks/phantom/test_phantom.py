@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from monai_amat.tasks.landmarks.data.cephalograms import load_cephalograms
-from monai_amat.tasks.landmarks.phantom import write_cephalogram_phantom
-from monai_amat.tasks.landmarks.skull import draw_skull
+from monai_amat.tasks.landmarks.phantom.cephalograms import write_cephalogram_phantom
+from monai_amat.tasks.landmarks.phantom.skull import draw_skull
 
 SMALL: dict[str, Any] = {"images": 6, "size": (60, 48)}
 
@@ -64,7 +64,7 @@ def test_seed_decides_every_byte_and_more_images_begin_with_the_same(tmp_path: P
 )
 def test_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, counts: tuple[int, int, int]) -> None:
     drawn = []
-    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom._write_image", lambda _, number, *__: drawn.append(number))
+    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.cephalograms._write_image", lambda _, number, *__: drawn.append(number))
     write_cephalogram_phantom(tmp_path / "phantom", images=images)
     train, validation, test = counts
     assert drawn == [*range(1, train + 1), *range(151, 151 + validation), *range(201, 201 + test)]
@@ -113,7 +113,7 @@ def test_an_interrupted_write_leaves_nothing(tmp_path: Path, monkeypatch: pytest
     def full_disk(*_: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom._write_image", full_disk)
+    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.cephalograms._write_image", full_disk)
     with pytest.raises(OSError, match="No space left"):
         write_cephalogram_phantom(tmp_path / "phantom", **SMALL)
     assert list(tmp_path.iterdir()) == []
@@ -124,11 +124,11 @@ def test_another_process_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     root, draw = tmp_path / "phantom", draw_skull
 
     def draw_after_the_other(*args: Any) -> Any:
-        monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.draw_skull", draw)
+        monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.cephalograms.draw_skull", draw)
         write_cephalogram_phantom(root, **SMALL | ({} if same else {"seed": 9}))
         return draw(*args)
 
-    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.draw_skull", draw_after_the_other)
+    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.cephalograms.draw_skull", draw_after_the_other)
     if same:
         write_cephalogram_phantom(root, **SMALL)
     else:

@@ -12,8 +12,8 @@ from torch import nn
 
 from monai_amat.engines import load_weights, save_weights
 from monai_amat.tasks.detection import YOLOv5
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics
-from monai_amat.tasks.detection.ultralytics_weights import _allowed_globals_as_they_were
+from monai_amat.tasks.detection.network.pt_weights import _allowed_globals_as_they_were
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics
 
 
 @pytest.fixture(scope="module")

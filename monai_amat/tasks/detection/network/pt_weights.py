@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics, quietly
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, quietly
 
 __all__ = ["load_ultralytics_weights"]
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from monai_amat.data.phantom_folder import write_phantom_folder
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES, NativeFrame
-from monai_amat.tasks.landmarks.skull import FRAME_MM, draw_skull
+from monai_amat.tasks.landmarks.phantom.skull import FRAME_MM, draw_skull
 
 __all__ = ["write_cephalogram_phantom"]
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_amat.tasks.detection.parts import DetectionParts, check_raw
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics, quietly
-from monai_amat.tasks.detection.ultralytics_weights import load_ultralytics_weights
+from monai_amat.tasks.detection.network.parts import DetectionParts, check_raw
+from monai_amat.tasks.detection.network.pt_weights import load_ultralytics_weights
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, quietly
 
 __all__ = ["YOLOv5", "decode_detections"]
 

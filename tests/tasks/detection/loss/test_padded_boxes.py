@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_amat.tasks.detection.padded_boxes import padded_boxes
+from monai_amat.tasks.detection.loss.padded_boxes import padded_boxes
 
 
 def target(*images: list[list[float]], rows: int = 4) -> torch.Tensor:

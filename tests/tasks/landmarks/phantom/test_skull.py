@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter, map_coordinates
 
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES
-from monai_amat.tasks.landmarks.skull import FRAME_MM, draw_skull
+from monai_amat.tasks.landmarks.phantom.skull import FRAME_MM, draw_skull
 
 SIZE = (240, 194)
 PIXELS_PER_MM = SIZE[0] / FRAME_MM[0]

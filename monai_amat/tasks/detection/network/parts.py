@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics, moved, quietly
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, moved, quietly
 
 __all__ = ["DetectionParts", "check_raw"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_amat.tasks.landmarks.vgg19 import VGG19Encoder, load_vgg19
+from monai_amat.tasks.landmarks.network.vgg19 import VGG19Encoder, load_vgg19
 
 __all__ = ["MultiTaskUNet"]
 

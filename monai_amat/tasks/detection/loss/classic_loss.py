@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from monai_amat.losses.base import PerSampleLoss, full_precision
-from monai_amat.tasks.detection.padded_boxes import padded_boxes
+from monai_amat.tasks.detection.loss.padded_boxes import padded_boxes
 
 __all__ = ["ClassicYOLOv5Loss"]
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from monai_amat.tasks.detection import DetectionParts, YOLOv5
-from monai_amat.tasks.detection.ultralytics_quietly import from_ultralytics
+from monai_amat.tasks.detection.network.quiet_import import from_ultralytics
 
 
 def test_cells_of_half_precision_outputs_are_still_told_apart() -> None:

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_amat.tasks.landmarks import decode_landmarks, landmark_maps
+from monai_amat.tasks.landmarks import decode_landmarks
+from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 NAN = float("nan")
 

@@ -1,0 +1,1 @@
+"""The losses of detection: one value per sample and term."""

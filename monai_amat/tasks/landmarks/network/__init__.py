@@ -1,0 +1,1 @@
+"""The network of landmarks, its encoder, and how its maps are decoded to points."""

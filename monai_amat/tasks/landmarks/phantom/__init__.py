@@ -1,0 +1,1 @@
+"""Synthetic cephalograms: the folder, and the picture of one head."""
