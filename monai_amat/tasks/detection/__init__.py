@@ -2,18 +2,23 @@
 
 from monai_amat.tasks.detection.average_iou import AverageIoU
 from monai_amat.tasks.detection.data.images import list_images
-from monai_amat.tasks.detection.data.voc import (BCCD_CLASSES, load_voc)
+from monai_amat.tasks.detection.data.voc import BCCD_CLASSES, load_voc
 from monai_amat.tasks.detection.drawing import draw_boxes
 from monai_amat.tasks.detection.loss.classic_loss import ClassicYOLOv5Loss
 from monai_amat.tasks.detection.loss.detection_loss import DetectionLoss
 from monai_amat.tasks.detection.mean_average_precision import MeanAveragePrecision
 from monai_amat.tasks.detection.metric import DetectionIndices
-from monai_amat.tasks.detection.metric_handlers import (AverageIoUHandler, MeanAveragePrecisionHandler)
+from monai_amat.tasks.detection.metric_handlers import AverageIoUHandler, MeanAveragePrecisionHandler
 from monai_amat.tasks.detection.network.classic_yolov5 import ClassicYOLOv5
 from monai_amat.tasks.detection.network.parts import DetectionParts
-from monai_amat.tasks.detection.network.yolov5 import (YOLOv5, decode_detections)
+from monai_amat.tasks.detection.network.yolov5 import YOLOv5, decode_detections
 from monai_amat.tasks.detection.phantom import write_cells_phantom
-from monai_amat.tasks.detection.pictures import (DetectionExample, DetectionExamples, make_detection_examples, plot_detection_examples)
+from monai_amat.tasks.detection.pictures import (
+    DetectionExample,
+    DetectionExamples,
+    make_detection_examples,
+    plot_detection_examples,
+)
 from monai_amat.tasks.detection.transforms.box_affine import RandAffineBoxesd
 from monai_amat.tasks.detection.transforms.box_flip import RandFlipBoxesd
 from monai_amat.tasks.detection.transforms.box_targets import BoxTargetsd

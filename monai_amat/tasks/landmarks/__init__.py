@@ -4,13 +4,22 @@ from monai_amat.tasks.landmarks.data.cephalograms import load_cephalograms
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES
 from monai_amat.tasks.landmarks.data.radiographs import list_radiographs
 from monai_amat.tasks.landmarks.drawing import draw_landmarks
-from monai_amat.tasks.landmarks.loss import (HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm)
-from monai_amat.tasks.landmarks.metric import (RadialErrors, radial_error)
-from monai_amat.tasks.landmarks.metric_handlers import (MeanRadialErrorHandler, RadialErrorMetric, SuccessfulDetectionRateHandler)
+from monai_amat.tasks.landmarks.loss import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
+from monai_amat.tasks.landmarks.metric import RadialErrors, radial_error
+from monai_amat.tasks.landmarks.metric_handlers import (
+    MeanRadialErrorHandler,
+    RadialErrorMetric,
+    SuccessfulDetectionRateHandler,
+)
 from monai_amat.tasks.landmarks.network.decoding import decode_landmarks
 from monai_amat.tasks.landmarks.network.multi_task_unet import MultiTaskUNet
 from monai_amat.tasks.landmarks.phantom.cephalograms import write_cephalogram_phantom
-from monai_amat.tasks.landmarks.pictures import (LandmarkExample, LandmarkExamples, make_landmark_examples, plot_landmark_examples)
+from monai_amat.tasks.landmarks.pictures import (
+    LandmarkExample,
+    LandmarkExamples,
+    make_landmark_examples,
+    plot_landmark_examples,
+)
 from monai_amat.tasks.landmarks.transforms.cephalogram import LoadCephalogramd
 from monai_amat.tasks.landmarks.transforms.maps import LandmarkMapsd
 from monai_amat.tasks.landmarks.transforms.points import LandmarksToImaged

@@ -1,25 +1,31 @@
 """Segmentation of Decathlon-style volumes, slice by slice: data, network, loss, metrics, pictures, files."""
 
-from monai_amat.tasks.segmentation.data.decathlon import (Decathlon, Split, split)
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon, Split, split
 from monai_amat.tasks.segmentation.data.fit import check_fit
 from monai_amat.tasks.segmentation.data.sampling_weights import oversampled_weights
 from monai_amat.tasks.segmentation.data.selection import balanced_subset
 from monai_amat.tasks.segmentation.data.slices import load_slices
-from monai_amat.tasks.segmentation.data.volume import (check_header, check_volume)
+from monai_amat.tasks.segmentation.data.volume import check_header, check_volume
 from monai_amat.tasks.segmentation.data.volumes import list_volumes
-from monai_amat.tasks.segmentation.dice_index import (AverageDiceIndex, TotalVoxelDiceIndex)
+from monai_amat.tasks.segmentation.dice_index import AverageDiceIndex, TotalVoxelDiceIndex
 from monai_amat.tasks.segmentation.dice_indices import DiceIndices
 from monai_amat.tasks.segmentation.hard_dice import HardDice
 from monai_amat.tasks.segmentation.loss import DiceCELoss
-from monai_amat.tasks.segmentation.metric_handlers import (AverageDiceIndexHandler, TotalVoxelDiceIndexHandler)
-from monai_amat.tasks.segmentation.network import (nnunet_2d, nnunet_features, nnunet_poolings)
-from monai_amat.tasks.segmentation.overlap import (DiceIndex, average_dice, dice, dice_counts, foreground, total_dice)
+from monai_amat.tasks.segmentation.metric_handlers import AverageDiceIndexHandler, TotalVoxelDiceIndexHandler
+from monai_amat.tasks.segmentation.network import nnunet_2d, nnunet_features, nnunet_poolings
+from monai_amat.tasks.segmentation.overlap import DiceIndex, average_dice, dice, dice_counts, foreground, total_dice
 from monai_amat.tasks.segmentation.phantom import write_phantom
-from monai_amat.tasks.segmentation.pictures import (Example, SegmentationExamples, choose_sample, make_examples, plot_examples)
+from monai_amat.tasks.segmentation.pictures import (
+    Example,
+    SegmentationExamples,
+    choose_sample,
+    make_examples,
+    plot_examples,
+)
 from monai_amat.tasks.segmentation.planning.nnunet_plans import read_plans
-from monai_amat.tasks.segmentation.planning.noise import (per_value, suggest_noise)
-from monai_amat.tasks.segmentation.planning.plan import (Plan2D, plan_2d)
-from monai_amat.tasks.segmentation.planning.properties import (DatasetProperties, dataset_properties)
+from monai_amat.tasks.segmentation.planning.noise import per_value, suggest_noise
+from monai_amat.tasks.segmentation.planning.plan import Plan2D, plan_2d
+from monai_amat.tasks.segmentation.planning.properties import DatasetProperties, dataset_properties
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacingd
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 from monai_amat.tasks.segmentation.writer import LabelMapFilesHandler

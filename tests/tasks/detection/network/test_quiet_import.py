@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from monai_amat.tasks.detection.network.yolov5 import quiet_import
+from monai_amat.tasks.detection.network import quiet_import
 from monai_amat.tasks.detection.network.quiet_import import SUPPORTED, from_ultralytics, quietly
 
 REPOSITORY = Path(__file__).resolve().parents[4]

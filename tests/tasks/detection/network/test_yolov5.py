@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from monai_amat.engines import frozen, save_weights
 from monai_amat.tasks.detection import YOLOv5, decode_detections
-from monai_amat.tasks.detection.network.yolov5 import yolov5
+from monai_amat.tasks.detection.network import yolov5
 
 CLASSES = 3
 

@@ -64,7 +64,9 @@ def test_seed_decides_every_byte_and_more_images_begin_with_the_same(tmp_path: P
 )
 def test_sections(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: int, counts: tuple[int, int, int]) -> None:
     drawn = []
-    monkeypatch.setattr("monai_amat.tasks.landmarks.phantom.cephalograms._write_image", lambda _, number, *__: drawn.append(number))
+    monkeypatch.setattr(
+        "monai_amat.tasks.landmarks.phantom.cephalograms._write_image", lambda _, number, *__: drawn.append(number)
+    )
     write_cephalogram_phantom(tmp_path / "phantom", images=images)
     train, validation, test = counts
     assert drawn == [*range(1, train + 1), *range(151, 151 + validation), *range(201, 201 + test)]
