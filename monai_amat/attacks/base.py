@@ -39,7 +39,8 @@ class Evaluation:
 
 Objective = Callable[[Tensor, Tensor], "Evaluation | Tensor"]
 """`objective(noisy, rows)`: evaluate rows `(n,)` of the batch at `noisy` `(n, *shape)`; a plain `(n,)` tensor
-is a loss without a verdict. Network, loss, targets and thresholds are bound inside; an attack knows none of them."""
+is a loss without a verdict. Network, loss, targets and thresholds are bound inside; an attack knows none of them. An
+objective whose loss changes along the attack has a method `at(progress)`, see `monai_amat.attacks.progress`."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,9 @@ class AttackResult:
         all_accepted: `(B,)` whether every iterate was accepted, `noisy` included; None likewise.
         steps: `(B,)` gradient evaluations spent.
         stalled: `(B,)` steps at which the gradient was zero or not finite, so that the sample did not move.
+        late_gain: `(B,)` by how much the loss rose over the last tenth of the steps, the best loss where the attack
+            keeps the best point; None where the attack does not measure it.
+        winner: `(B,)` int64, the number of the attack whose noise this is; None for a single attack.
     """
 
     noisy: Tensor
@@ -59,6 +63,8 @@ class AttackResult:
     all_accepted: Tensor | None
     steps: Tensor
     stalled: Tensor
+    late_gain: Tensor | None = None
+    winner: Tensor | None = None
 
 
 class Attack(Protocol):

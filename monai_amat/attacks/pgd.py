@@ -20,6 +20,7 @@ from monai_amat.attacks.base import (
 )
 from monai_amat.attacks.gradient import input_gradient
 from monai_amat.attacks.norms import NormSetting, per_sample
+from monai_amat.attacks.progress import at_progress, late_step
 from monai_amat.attacks.random_start import FullStart, RandomStart
 
 __all__ = ["AttackState", "ProjectedGradientDescent"]
@@ -42,6 +43,8 @@ class AttackState:
     all_accepted: Tensor | None = None
     best_loss: Tensor | None = None
     best_noise: Tensor | None = None
+    step_loss: Tensor | None = None
+    late_loss: Tensor | None = None
 
     @property
     def complete(self) -> bool:
@@ -153,10 +156,13 @@ class ProjectedGradientDescent:
             # Where no ball has room for noise (ε = 0, an empty batch) nothing is spent.
             steps = self.steps if bool((state.radius > 0).any()) else 0
             self.start(objective, state)
-            for _ in range(steps):
+            late = late_step(steps)
+            for number in range(steps):
                 if not len(state.rows):
                     break
-                self.step(objective, state)
+                self.step(at_progress(objective, number / steps), state)
+                if number == late:
+                    state.late_loss = state.step_loss
             return self.finish(objective, state)
 
     def begin(self, inputs: Tensor, radius: Tensor | float, seeds: Sequence[int] | None) -> AttackState:
@@ -192,6 +198,7 @@ class ProjectedGradientDescent:
         with torch.enable_grad():
             # A copy, so that a network whose first layer works in place may have it.
             evaluation = self.evaluate(objective, state, noisy.clone())
+            state.step_loss = evaluation.loss.detach() if state.complete else None
             kept = self.observe(state, start, evaluation)
             if not len(state.rows):
                 return
@@ -236,7 +243,12 @@ class ProjectedGradientDescent:
     def pack(self, state: AttackState) -> AttackResult:
         """The result of a batch whose noise is final."""
         state.rows = torch.arange(len(state.clean), device=state.clean.device)
-        return AttackResult(state.noisy(state.noise), state.accepted, state.all_accepted, state.steps, state.stalled)
+        gain = None
+        if state.step_loss is not None and state.late_loss is not None:
+            gain = state.step_loss - state.late_loss
+        return AttackResult(
+            state.noisy(state.noise), state.accepted, state.all_accepted, state.steps, state.stalled, gain
+        )
 
     def confine(self, state: AttackState, noise: Tensor, clean: Tensor, radius: Tensor) -> Tensor:
         """Noise inside the ball and, with `clip_range`, a noisy image inside the range."""

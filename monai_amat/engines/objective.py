@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
-from monai_amat.attacks import Evaluation
+from monai_amat.attacks import Evaluation, SampleMetric
 from monai_amat.engines.trees import select
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.margins.acceptance import Acceptance, Measurement
@@ -72,6 +72,21 @@ class BatchObjective:
         args = tuple(select(arg, rows) for arg in self.args)
         kwargs = {name: select(value, rows) for name, value in self.kwargs.items()}
         return self.inferer(inputs, self.network, *args, **kwargs)
+
+    def at(self, progress: float) -> BatchObjective:
+        """The objective at a share of the attack's steps, for a loss that changes along the attack (`SegPGDLoss`)."""
+        at = getattr(self.loss, "at", None)
+        return self if at is None else replace(self, loss=at(progress))
+
+    def raising(self, loss: PerSampleLoss) -> BatchObjective:
+        """The same objective with another loss, without verdicts."""
+        return replace(self, loss=loss, acceptance=None)
+
+    def score(self, metric: SampleMetric, noisy: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """The metric and the loss of the rows at `noisy`, `(n,)` each, from one forward without a graph."""
+        with torch.no_grad():
+            target, pred = select(self.target, rows), self.predict(noisy, rows)
+            return metric(self.loss.prediction(pred, target), target), self.loss.total(self.loss.terms(pred, target))
 
     def measure(self, inputs: Tensor) -> Measurement:
         """What the whole batch measures at `inputs`, without a graph."""

@@ -19,6 +19,7 @@ from monai_amat.attacks import (
     L2,
     Attack,
     AttackResult,
+    AutoProjectedGradientDescent,
     BoundaryPGD,
     Evaluation,
     FullStart,
@@ -26,6 +27,9 @@ from monai_amat.attacks import (
     Linf,
     ProjectedGradientDescent,
     Restarts,
+    ShrinkingRadius,
+    Square,
+    WorstOf,
     check_attack,
 )
 
@@ -38,6 +42,17 @@ ATTACKS: dict[str, Callable[..., Attack]] = {
     "PGD, random noise alone": lambda **settings: ProjectedGradientDescent(steps=0, **settings),
     "BoundaryPGD": lambda **settings: BoundaryPGD(steps=4, floor=0.5, halvings=4, **settings),
     "BoundaryPGD from outside": lambda **settings: BoundaryPGD(steps=4, random_start=FullStart(), **settings),
+    "APGD": lambda **settings: AutoProjectedGradientDescent(steps=4, **settings),
+    "APGD from the input": lambda **settings: AutoProjectedGradientDescent(steps=4, random_start=None, **settings),
+    "ShrinkingRadius": lambda **settings: ShrinkingRadius(attack=AutoProjectedGradientDescent(steps=6, **settings)),
+    "Square": lambda **settings: Square(queries=6, **settings),
+    "WorstOf": lambda **settings: WorstOf(
+        attacks={
+            "square": Square(queries=4, **settings),
+            "apgd": AutoProjectedGradientDescent(steps=3, **settings),
+            "pgd": ProjectedGradientDescent(steps=3, **settings),
+        }
+    ),
     "Restarts": lambda **settings: Restarts(ProjectedGradientDescent(steps=3, **settings), 2),
     "Restarts of BoundaryPGD": lambda **settings: Restarts(BoundaryPGD(steps=3, floor=0.5, **settings), 2),
 }
