@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from monai_amat.files import write_text_whole
+from monai_amat.markdown import markdown_table
 
 __all__ = ["command_line", "markdown", "parse", "publish"]
 
@@ -57,12 +58,11 @@ def markdown(rows: Sequence[Mapping[str, object]]) -> str:
     Example:
         >>> print(markdown([{"width": 8, "ratio": "1.01"}]))
         | width | ratio |
-        |---|---|
-        | 8 | 1.01 |
+        |-------|-------|
+        | 8     | 1.01  |
     """
     names = list(rows[0])
-    lines = [names, ["---"] * len(names), *([str(row[name]) for name in names] for row in rows)]
-    return "\n".join("|---" * len(line) + "|" if line[0] == "---" else f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table([names, *([str(row[name]) for name in names] for row in rows)])
 
 
 def publish(

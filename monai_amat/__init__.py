@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         EpochSeedHandler,
         ExportHandler,
         MarginStatsHandler,
+        MetricHandler,
         ThresholdHandler,
     )
     from monai_amat.losses import PerSample, PerSampleLoss
@@ -44,9 +45,9 @@ if TYPE_CHECKING:
         UniformRadius,
     )
     from monai_amat.robustness import AttackStrength, RobustnessCurve, plot_curves
-    from monai_amat.tasks.detection import DetectionLoss
-    from monai_amat.tasks.landmarks import HeatmapOffsetLoss
-    from monai_amat.tasks.segmentation import DiceCELoss
+    from monai_amat.tasks.detection import DetectionLoss, DetectionMetric
+    from monai_amat.tasks.landmarks import HeatmapOffsetLoss, RadialErrorMetric
+    from monai_amat.tasks.segmentation import DiceCELoss, DiceIndexMetric
 
 __version__ = "0.1.0"
 
@@ -60,7 +61,9 @@ _HOME = {
     "BoundaryPGD": "attacks",
     "BoundaryRule": "margins",
     "DetectionLoss": "tasks.detection",
+    "DetectionMetric": "tasks.detection",
     "DiceCELoss": "tasks.segmentation",
+    "DiceIndexMetric": "tasks.segmentation",
     "EpochSeedHandler": "handlers",
     "ExportHandler": "handlers",
     "HeatmapOffsetLoss": "tasks.landmarks",
@@ -69,6 +72,7 @@ _HOME = {
     "LinearRadius": "margins",
     "MarginStatsHandler": "handlers",
     "MetricAtLeast": "margins",
+    "MetricHandler": "handlers",
     "PaperRule": "margins",
     "PathRule": "margins",
     "PerSample": "losses",
@@ -76,6 +80,7 @@ _HOME = {
     "PrepareBatchAdversarial": "engines",
     "PrepareBatchNoisy": "engines",
     "ProjectedGradientDescent": "attacks",
+    "RadialErrorMetric": "tasks.landmarks",
     "Relative": "margins",
     "Restarts": "attacks",
     "RobustnessCurve": "robustness",

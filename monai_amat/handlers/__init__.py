@@ -6,6 +6,7 @@ from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
 from monai_amat.handlers.margin_stats import MarginStatsHandler
+from monai_amat.handlers.metric import Metric, MetricHandler
 from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
 from monai_amat.handlers.progress import ProgressHandler
 from monai_amat.handlers.resume import ResumeHandler
@@ -21,6 +22,8 @@ __all__ = [
     "ExportHandler",
     "GradientClipHandler",
     "MarginStatsHandler",
+    "Metric",
+    "MetricHandler",
     "NonFiniteGuardHandler",
     "ProgressHandler",
     "ResumeHandler",

@@ -5,7 +5,6 @@ from monai_amat.robustness.comparison import compare, merge_rows, write_comparis
 from monai_amat.robustness.curve import RobustnessCurve
 from monai_amat.robustness.differences import differences
 from monai_amat.robustness.margin_plots import TrainedMargins, plot_margins
-from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.plots import plot_curves
 from monai_amat.robustness.probes import Probe, standard_probes
 from monai_amat.robustness.report import Report, table_text
@@ -21,7 +20,6 @@ __all__ = [
     "Probe",
     "Report",
     "RobustnessCurve",
-    "RobustnessMetric",
     "TrainedMargins",
     "attack_each",
     "bootstrap",

@@ -12,7 +12,7 @@ import pandas as pd
 
 from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
-from monai_amat.robustness.metric import RobustnessMetric
+from monai_amat.handlers.metric import Metric
 from monai_amat.robustness.report import Report
 from monai_amat.robustness.store import read_rows, write_rows
 from monai_amat.robustness.summary import nested, summarise
@@ -68,7 +68,7 @@ def merge_rows(results: Results, *, group_key: str = "case") -> pd.DataFrame:
 
 
 def compare(
-    results: Results, *, metric: RobustnessMetric, group_key: str = "case", samples: int = 1000, seed: int = 0
+    results: Results, *, metric: Metric, group_key: str = "case", samples: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Every arm at every noise level and on average, with bootstrap intervals; several seeds give their mean and range.
 
@@ -96,7 +96,7 @@ def write_comparison(
     results: Results,
     output_dir: str | Path,
     *,
-    metric: RobustnessMetric,
+    metric: Metric,
     report: Report | None = None,
     group_key: str = "case",
     samples: int = 1000,
@@ -179,7 +179,7 @@ def _provenance(source: Source) -> dict[str, Any]:
     return {key: value for key, value in summary.items() if key not in ("levels", "bootstrap")}
 
 
-def _tabulate(rows: pd.DataFrame, metric: RobustnessMetric, group_key: str, samples: int, seed: int) -> pd.DataFrame:
+def _tabulate(rows: pd.DataFrame, metric: Metric, group_key: str, samples: int, seed: int) -> pd.DataFrame:
     tables = []
     for arm, of_arm in rows.groupby("arm", sort=False):
         table = summarise(of_arm, metric, group_key=group_key, samples=samples, seed=seed)

@@ -26,13 +26,13 @@ from torch.utils.data import DataLoader, Subset
 from monai_amat.attacks import Attack
 from monai_amat.engines import PrepareBatchNoisy, network_fingerprint
 from monai_amat.files import write_text_whole
+from monai_amat.handlers.metric import Metric, metric_rows
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.progress import Progress
 from monai_amat.robustness.describe import describe, environment
-from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.report import Report, table_text
 from monai_amat.robustness.samples import batch_column, indexed_behind, loader_like, sample_ids
-from monai_amat.robustness.store import PartStore, write_rows
+from monai_amat.robustness.store import RowStore, write_rows
 from monai_amat.robustness.summary import nested, summarise
 
 __all__ = ["RobustnessCurve"]
@@ -60,8 +60,8 @@ class RobustnessCurve:
         attack: used at every level; the paper evaluates with 100 steps of `5·ε/100`.
         noise_levels: every ε, in the units of the network's input; 0 is the clean image.
         metric: what is made of the predictions.
-        output_dir: where rows (`parts/`, `robustness.csv`), `settings.json`, `summary.json`, `table.md` and
-            `curve.png` go.
+        output_dir: folder for the rows (`rows.sqlite` during the run, `robustness.csv` at its end), `summary.json`,
+            `table.md` and `curve.png`.
         group_key: key of the batch that names the sample's group, the volume say, by which intervals are resampled;
             `"sample_id"` where every sample stands for itself.
         extra_keys: further keys of the batch to keep as columns, each a number or text a sample.
@@ -91,7 +91,7 @@ class RobustnessCurve:
         loss: PerSampleLoss,
         attack: Attack,
         noise_levels: Sequence[float],
-        metric: RobustnessMetric,
+        metric: Metric,
         output_dir: str | Path,
         group_key: str = "case",
         extra_keys: Sequence[str] = ("slice",),
@@ -124,7 +124,7 @@ class RobustnessCurve:
         self.source = source
         self.attack_loss = None if attack_loss is loss else attack_loss
         self.report = Report() if report is None else report
-        self.store = PartStore(self.output_dir, text_columns=[] if group_key == "sample_id" else [group_key])
+        self.store = RowStore(self.output_dir)
 
     def run(self) -> pd.DataFrame:
         """Attack what is not attacked yet, and write the results.
@@ -145,22 +145,23 @@ class RobustnessCurve:
                 "RobustnessCurve runs in one process, but this is a distributed run; start it without torchrun, or on "
                 "rank 0 alone after the process group is gone"
             )
-        self.store.guard(self._guarded())
-        # Training may have left the data set in a later epoch; what is drawn here must not depend on that.
-        self.data.set_epoch(0)
-        for module in (self.network, self.loss, self.source, self.attack_loss):
-            if module is not None:
-                module.to(self.device)
-        ids = sample_ids(self.data, self.positions)
-        missing = {level: self._missing(level, ids) for level in self.noise_levels}
-        size = self.data_loader.batch_size or 1
-        for level, positions in missing.items():
-            if positions:
-                batches = math.ceil(len(positions) / size)
-                title = f"{self.output_dir.name}, noise level {level:g}"
-                with Progress(batches, title=title, show=self.progress) as progress:
-                    self._attack(level, positions, progress)
-        return self._finish(ids)
+        with self.store:
+            self.store.guard(self._guarded())
+            # Training may have left the data set in a later epoch; what is drawn here must not depend on that.
+            self.data.set_epoch(0)
+            for module in (self.network, self.loss, self.source, self.attack_loss):
+                if module is not None:
+                    module.to(self.device)
+            ids = sample_ids(self.data, self.positions)
+            missing = {level: self._missing(level, ids) for level in self.noise_levels}
+            size = self.data_loader.batch_size or 1
+            for level, positions in missing.items():
+                if positions:
+                    batches = math.ceil(len(positions) / size)
+                    title = f"{self.output_dir.name}, noise level {level:g}"
+                    with Progress(batches, title=title, show=self.progress) as progress:
+                        self._attack(level, positions, progress)
+            return self._finish(ids)
 
     def _missing(self, level: float, ids: Sequence[int]) -> list[int]:
         finished = self.store.finished(level)
@@ -197,7 +198,7 @@ class RobustnessCurve:
         def keep(engine: Engine) -> None:
             rows = self._rows(level, engine.state.batch, engine.state.output, prepare)
             rows["seconds"] = (perf_counter() - started) / len(rows)
-            self.store.write(level, rows)
+            self.store.write(rows)
             progress.update()
 
         evaluator.add_event_handler(Events.ITERATION_STARTED, start)
@@ -212,27 +213,21 @@ class RobustnessCurve:
         pred, target = output[CommonKeys.PRED], output[CommonKeys.LABEL]
         with torch.no_grad():
             loss = self.loss(pred, target)
-            columns = self.metric.columns(self.loss.prediction(pred, target), target)
-        names = (self.group_key, *self.extra_keys)
+            measured = metric_rows(self.metric, self.loss.prediction(pred, target), target)
         rows = pd.DataFrame({"noise_level": level, "sample_id": last.ids.tolist()})
-        for name in names:
-            if name not in rows:  # "sample_id" as the group: every sample is its own
+        for name in (self.group_key, *self.extra_keys):
+            if name not in rows:  # "sample_id" as the group: each sample is its own
                 rows[name] = batch_column(batch, name, len(rows))
         if self.group_key != "sample_id":
             rows[self.group_key] = rows[self.group_key].astype(str)
-        numbers = {
-            "loss": loss,
-            "noise_norm": last.noise_norm,
-            "stalled": last.result.stalled,
-            **columns,
-            "gradient_evaluations": last.result.steps,
-        }
-        for name, values in numbers.items():
-            # A metric may keep text, where numbers would not hold what it needs of a sample.
-            rows[name] = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else list(values)
+        rows["loss"] = loss.cpu().numpy()
+        rows["noise_norm"] = last.noise_norm.cpu().numpy()
+        rows["stalled"] = last.result.stalled.cpu().numpy()
+        rows[measured.columns] = measured
+        rows["gradient_evaluations"] = last.result.steps.cpu().numpy()
         if rows["sample_id"].duplicated().any():
             raise ValueError("a data item gave several samples; evaluate whole images, without num_samples crops")
-        self._check_finite(rows, list(columns))
+        self._check_finite(rows, list(measured.columns))
         return rows
 
     def _check_finite(self, rows: pd.DataFrame, metric_columns: Sequence[str]) -> None:
@@ -269,24 +264,21 @@ class RobustnessCurve:
         }
 
     def _finish(self, ids: Sequence[int]) -> pd.DataFrame:
-        """Put all parts together and write what is made of them."""
-        kept = pd.concat([self.store.read(level) for level in self.noise_levels], ignore_index=True)
-        kept = kept[kept["sample_id"].isin(ids)].sort_values(["noise_level", "sample_id"], ignore_index=True)
-        # Two processes at one folder, with batches of their own, keep a sample's rows in two files.
-        kept = kept.drop_duplicates(["noise_level", "sample_id"], ignore_index=True)
-        # Rows that were kept before gradient evaluations were counted lack them.
-        rows, costs = kept.drop(columns=_COSTS, errors="ignore"), kept.reindex(columns=_COSTS)
+        """Export the rows and write the figures made of them."""
+        kept = self.store.read()
+        kept = kept[kept["noise_level"].isin(self.noise_levels) & kept["sample_id"].isin(ids)].reset_index(drop=True)
+        rows, costs = kept.drop(columns=_COSTS), kept[_COSTS]
         table = summarise(rows, self.metric, group_key=self.group_key, **_BOOTSTRAP)  # type: ignore[arg-type]
         levels: dict[str, dict[str, Any]] = dict(nested(table))
         for level, of_level in rows.groupby("noise_level"):
-            evaluations = costs.loc[of_level.index, "gradient_evaluations"].mean(skipna=False)
+            evaluations = costs.loc[of_level.index, "gradient_evaluations"].mean()
             levels[f"{level:g}"] |= {
                 "samples": len(of_level),
                 "groups": of_level[self.group_key].nunique(),
                 "loss": float(of_level["loss"].mean()),
                 "noise_norm": float(of_level["noise_norm"].mean()),
                 "stalled": int(of_level["stalled"].sum()),
-                "gradient_evaluations": None if math.isnan(evaluations) else float(evaluations),
+                "gradient_evaluations": float(evaluations),
                 "seconds": float(costs.loc[of_level.index, "seconds"].sum()),
             }
         summary = {

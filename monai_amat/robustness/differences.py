@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from monai_amat.handlers.metric import Metric
 from monai_amat.robustness.comparison import Results, merge_rows
-from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.resampling import Statistic
 from monai_amat.robustness.summary import by_noise_level, summarise_by
 
@@ -19,7 +19,7 @@ __all__ = ["differences"]
 def differences(
     results: Results,
     *,
-    metric: RobustnessMetric,
+    metric: Metric,
     reference: str,
     group_key: str = "case",
     samples: int = 1000,
@@ -49,10 +49,10 @@ def differences(
         ValueError: when the reference is not among the arms, or the arms cannot be compared.
 
     Example:
-        >>> from monai_amat.tasks.segmentation import DiceIndices
+        >>> from monai_amat.tasks.segmentation import DiceIndexMetric
         >>> counts = {"fp_1": 0, "fn_1": [1, 3, 2], "noise_level": 0.0, "sample_id": [0, 1, 2], "case": ["a", "b", "c"]}
         >>> arms = {"SAT": pd.DataFrame({"tp_1": 5, **counts}), "AMAT": pd.DataFrame({"tp_1": 9, **counts})}
-        >>> table = differences(arms, metric=DiceIndices(num_classes=2), reference="SAT")
+        >>> table = differences(arms, metric=DiceIndexMetric(num_classes=2), reference="SAT")
         >>> bool((table["low"] > 0)[table["name"] == "adi"].all())
         True
     """
@@ -77,7 +77,7 @@ def differences(
     return pd.concat(tables, ignore_index=True)
 
 
-def _minus(metric: RobustnessMetric, arm: str, reference: str) -> Statistic:
+def _minus(metric: Metric, arm: str, reference: str) -> Statistic:
     inner = by_noise_level(metric)
 
     def statistic(frame: pd.DataFrame, weights: np.ndarray | None) -> Mapping[Any, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 
 from monai_amat.files import write_text_whole
+from monai_amat.markdown import markdown_table
 from monai_amat.robustness.plots import plot_curves
 from monai_amat.robustness.summary import AVERAGE
 
@@ -92,12 +93,7 @@ def table_text(table: pd.DataFrame, *, name: str | None = None, digits: int = 3)
         of_arm = rows[rows["arm"] == arm] if "arm" in rows.columns else rows
         cells = {row["noise_level"]: _cell(row, digits) for row in of_arm.to_dict("records")}
         lines.append([arm, *(cells.get(level, "") for level in levels)])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    texts = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    texts.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(texts)
+    return markdown_table(lines)
 
 
 def _cell(row: Mapping[Any, Any], digits: int) -> str:

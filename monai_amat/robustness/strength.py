@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 
 from monai_amat.attacks import Attack
 from monai_amat.files import write_text_whole
+from monai_amat.handlers.metric import Metric, figures_of_each
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.robustness.curve import RobustnessCurve
-from monai_amat.robustness.metric import RobustnessMetric
 from monai_amat.robustness.probes import Probe
 from monai_amat.robustness.resampling import Statistic, bootstrap
 from monai_amat.robustness.store import write_rows
@@ -33,7 +33,6 @@ WORST = "worst of all"
 """Name of the row that takes, for each sample, whichever probe did most damage."""
 
 _BOOTSTRAP: dict[str, Any] = {"samples": 1000, "seed": 0, "level": 0.95}
-_ROWS_AT_ONCE = 256
 
 
 class AttackStrength:
@@ -61,7 +60,6 @@ class AttackStrength:
         noise_levels: every ε > 0 of the table, in the units of the network's input.
         reference: name of the probe whose strength is asked after, the evaluation's attack.
         output_dir: where `strength.csv`, `strength.json`, `strength.md` and a folder a probe go.
-        higher_is_better: whether a larger headline figure is a better network; False for errors, such as mm.
         group_key: key of the batch that names the sample's group, by which intervals are resampled.
         extra_keys: further keys of the batch to keep as columns of each probe's rows.
         device: where; the network's own device by default.
@@ -82,12 +80,11 @@ class AttackStrength:
         network: nn.Module,
         data_loader: DataLoader[Any],
         loss: PerSampleLoss,
-        metric: RobustnessMetric,
+        metric: Metric,
         probes: Mapping[str, Probe | Attack],
         noise_levels: Sequence[float],
         reference: str,
         output_dir: str | Path,
-        higher_is_better: bool = True,
         group_key: str = "case",
         extra_keys: Sequence[str] = ("slice",),
         device: str | torch.device | None = None,
@@ -101,7 +98,6 @@ class AttackStrength:
         self.metric = metric
         self.reference = reference
         self.output_dir = Path(output_dir)
-        self.higher_is_better = higher_is_better
         self.group_key = group_key
         self.curves = {
             name: RobustnessCurve(
@@ -149,7 +145,7 @@ class AttackStrength:
         records = []
         for level in self.noise_levels:
             shared = {name: _at(frame, level) for name, frame in rows.items() if name not in own}
-            shared[WORST] = worst_rows(list(shared.values()), self.metric, self.higher_is_better)
+            shared[WORST] = worst_rows(list(shared.values()), self.metric)
             records += self._records(level, shared, told, self.reference)
         for name, level in own.items():
             records += self._records(level, {name: _at(rows[name], level)}, told, None)
@@ -195,12 +191,13 @@ class AttackStrength:
         return records
 
     def _write(self, table: pd.DataFrame, told: Mapping[str, dict[str, Any]]) -> None:
-        lines = verdict(table, reference=self.reference, worst=WORST, higher_is_better=self.higher_is_better)
+        higher_is_better = self.metric.higher_is_better()
+        lines = verdict(table, reference=self.reference, worst=WORST, higher_is_better=higher_is_better)
         special = ("attack", "attack_loss", "source")
         summary = {
             "verdict": lines,
             "reference": self.reference,
-            "higher_is_better": self.higher_is_better,
+            "higher_is_better": higher_is_better,
             "rows": [
                 {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
                 for row in table.to_dict("records")
@@ -218,33 +215,25 @@ class AttackStrength:
         write_text_whole(self.output_dir / "strength.md", strength_text(table, lines, reference=self.reference))
 
 
-def worst_rows(frames: Sequence[pd.DataFrame], metric: RobustnessMetric, higher_is_better: bool = True) -> pd.DataFrame:
+def worst_rows(frames: Sequence[pd.DataFrame], metric: Metric) -> pd.DataFrame:
     """For each sample the row with the worst metric, and in it the highest loss of all.
 
     Where rows share the worst metric, or the sample has none, the one of higher loss is taken.
 
     Args:
-        frames: rows of the same samples in the same order, a frame a probe.
-        metric: the metric the rows were made with; a sample's own is the headline figure of its row alone.
-        higher_is_better: whether a larger figure is better.
+        frames: rows of the same samples in the same order, one frame per probe.
+        metric: the metric the rows were made with; a sample's own value is the headline figure of its row alone.
     """
     losses = np.stack([frame["loss"].to_numpy() for frame in frames])
-    figures = np.stack([_sample_by_sample(frame, metric) for frame in frames])
-    badness = np.where(np.isnan(figures), -math.inf, -figures if higher_is_better else figures)
+    figures = np.stack([next(iter(figures_of_each(metric, frame).values())) for frame in frames])
+    badness = np.where(np.isnan(figures), -math.inf, -figures if metric.higher_is_better() else figures)
     # Of several keys the last one decides first.
     chosen = np.lexsort((-losses, -badness), axis=0)[0]
     picked = [frames[probe].iloc[[sample]] for sample, probe in enumerate(chosen)]
     return pd.concat(picked, ignore_index=True).assign(loss=losses.max(axis=0))
 
 
-def _sample_by_sample(frame: pd.DataFrame, metric: RobustnessMetric) -> np.ndarray:
-    """The headline figure of each row alone, `(rows,)`."""
-    parts = [frame.iloc[start : start + _ROWS_AT_ONCE] for start in range(0, len(frame), _ROWS_AT_ONCE)]
-    # Weights that count one row each give all of them at once.
-    return np.concatenate([next(iter(metric.summary(part, np.eye(len(part))).values())) for part in parts])
-
-
-def _paired(metric: RobustnessMetric, frames: Mapping[str, pd.DataFrame], reference: str | None) -> Statistic:
+def _paired(metric: Metric, frames: Mapping[str, pd.DataFrame], reference: str | None) -> Statistic:
     """Headline figure and mean loss of every frame, and their differences from the reference's.
 
     All frames hold the same samples in the same order, so that the weights of one resample are the weights of all.

@@ -7,6 +7,8 @@ from typing import Any
 
 import pandas as pd
 
+from monai_amat.markdown import markdown_table
+
 __all__ = ["strength_text", "verdict"]
 
 _DIGITS = 3
@@ -87,7 +89,7 @@ def strength_text(table: pd.DataFrame, lines: list[str], *, reference: str) -> s
     parts = [
         "# Attack strength",
         "\n".join(f"- {line}" for line in lines),
-        "\n".join("| " + " | ".join(line) + " |" for line in [heading, ["---"] * len(heading), *cells]),
+        markdown_table([heading, *cells]),
         _HELP.format(reference=reference, samples=first["samples"], groups=first["groups"]),
     ]
     return "\n\n".join(parts)

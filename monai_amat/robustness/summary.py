@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_amat.robustness.metric import RobustnessMetric
+from monai_amat.handlers.metric import Metric
 from monai_amat.robustness.resampling import Statistic, bootstrap
 
 __all__ = ["AVERAGE", "by_noise_level", "nested", "summarise"]
@@ -18,7 +18,7 @@ AVERAGE = "Avg"
 """Name of the mean over the noise levels, as in the paper's tables."""
 
 
-def by_noise_level(metric: RobustnessMetric) -> Statistic:
+def by_noise_level(metric: Metric) -> Statistic:
     """A statistic for `bootstrap` over all noise levels of a run at once.
 
     Every level sees the same resample, so that the average over levels gets an interval of its own. Where the frame
@@ -49,7 +49,7 @@ def by_noise_level(metric: RobustnessMetric) -> Statistic:
 
 def summarise(
     frame: pd.DataFrame,
-    metric: RobustnessMetric,
+    metric: Metric,
     *,
     group_key: str = "case",
     samples: int = 1000,

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from monai_amat.files import write_text_whole
+from monai_amat.markdown import markdown_table
 from monai_amat.robustness.store import write_rows
 
 __all__ = ["costs_text", "training_costs", "write_costs"]
@@ -95,12 +96,7 @@ def costs_text(costs: pd.DataFrame) -> str:
     lines = [[heading for heading, _ in columns.values()]]
     for row in costs.to_dict("records"):
         lines.append([_cell(row[name], digits) for name, (_, digits) in columns.items()])
-    widths = [max(len(line[column]) for line in lines) for column in range(len(columns))]
-    texts = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    ]
-    texts.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(texts)
+    return markdown_table(lines)
 
 
 def write_costs(

@@ -80,7 +80,7 @@ def write_overlay(
                 "prediction='sigmoid' there is none"
             )
         metric = {
-            "_target_": "monai_amat.tasks.segmentation.DiceIndices",
+            "_target_": "monai_amat.tasks.segmentation.DiceIndexMetric",
             "num_classes": num_classes,
             "prediction": prediction or _prediction(parser, trainer),
         }

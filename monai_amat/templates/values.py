@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from monai_amat.markdown import markdown_table
 from monai_amat.templates.settings import SegmentationSettings
 
 __all__ = ["segmentation_values"]
@@ -77,5 +78,5 @@ def _resampled(spacing: Sequence[float] | None) -> str:
 def _noise_table(settings: SegmentationSettings, values: int) -> str:
     rows = [("Δ", settings.delta), ("ε of SAT", settings.epsilon), ("cap of the margins", settings.max_margin)]
     rows += [("noise level", level) for level in settings.noise_levels if level]
-    lines = [f"| {name} | {norm:g} | {norm / math.sqrt(values):.3f} |" for name, norm in rows]
-    return "\n".join(["| | ε, L2 norm over a slice | root mean square a value |", "|---|---|---|", *lines])
+    lines = [[name, f"{norm:g}", f"{norm / math.sqrt(values):.3f}"] for name, norm in rows]
+    return markdown_table([["", "ε, L2 norm over a slice", "root mean square per value"], *lines])

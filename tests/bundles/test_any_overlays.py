@@ -18,7 +18,7 @@ JUDGEMENT = ("thresholds_file", "thresholds", "threshold_shift", "acceptance")
 ATTACKED = ("checkpoint", "section", "test_cases", "evaluation_steps", "evaluation_attack")
 CURVE = (
     *(*ATTACKED, "attack_loss", "robustness_dir", "noise_levels", "metric_label", "noise_label", "further_figures"),
-    *("report", "metric", "curve", "examples"),
+    *("report", "curve", "examples"),
 )
 STRENGTH = (
     *("overlay_of", "strength_samples", "strength_noise_levels", "strength_steps", "huge_radius", "source_checkpoint"),
@@ -84,7 +84,7 @@ OVERLAYS: dict[str, dict[str, Overlay]] = {
         "own_statistics": ((), {"train#inferer", "initial_network", "resume_objects#noisy_statistics"}, set()),
         "evaluate": (
             (),
-            {"validate#images", "validate#evaluator", "validate#additional_metrics", *EVALUATE},
+            {"validate#images", "validate#evaluator", "validate#key_metric", *EVALUATE},
             {*ATTACKED, "epsilon", "evaluation_dir", "attack_heatmap", "attack_loss"},
         ),
         "robustness": ((), {"validate#images", "run"}, {*CURVE, "attack_heatmap"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from monai_amat.engines import (
 from monai_amat.handlers import (
     AdaptiveMarginHandler,
     EpochSeedHandler,
+    MetricHandler,
     NonFiniteGuardHandler,
     ResumeHandler,
     ThresholdHandler,
@@ -36,9 +38,8 @@ from monai_amat.tasks.landmarks import (
     HeatmapDice,
     HeatmapOffsetLoss,
     HeatmapTerm,
-    MeanRadialErrorHandler,
     MultiTaskUNet,
-    RadialErrors,
+    RadialErrorMetric,
     decode_landmarks,
 )
 from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
@@ -189,7 +190,8 @@ def test_adaptive_margins_in_monais_trainer(halves: Any, tmp_path: Path) -> None
             ResumeHandler(tmp_path, objects),
         ],
         # After the margin handler the outputs are those of a plain training on the clean half.
-        key_train_metric={"train_mre": MeanRadialErrorHandler(landmarks=LANDMARKS)},
+        key_train_metric={"train_mre": MetricHandler(RadialErrorMetric(landmarks=LANDMARKS))},
+        metric_cmp_fn=operator.lt,
     )
     trainer.run()
     assert trainer.state.iteration == 4
@@ -212,7 +214,7 @@ def test_a_robustness_curve(tmp_path: Path) -> None:
         loss=LOSS,
         attack=PGD,
         noise_levels=[0, 1],
-        metric=RadialErrors(landmarks=LANDMARKS),
+        metric=RadialErrorMetric(landmarks=LANDMARKS),
         output_dir=tmp_path,
         extra_keys=(),
         prepare_batch=PrepareBatchTargets(),
@@ -223,7 +225,7 @@ def test_a_robustness_curve(tmp_path: Path) -> None:
     assert rows["error_2"].isna().sum() == 2  # sample 3, at both levels
     by_level = rows.groupby("noise_level")["loss"].mean()
     assert by_level[1.0] > by_level[0.0]
-    summary = RadialErrors(landmarks=LANDMARKS).summary(rows)
+    summary = RadialErrorMetric(landmarks=LANDMARKS).summary(rows)
     assert summary["mre"] == pytest.approx(rows[["error_1", "error_2"]].stack().mean())
 
 

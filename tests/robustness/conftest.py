@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.robustness import RobustnessCurve
-from monai_amat.tasks.segmentation import DiceCELoss, DiceIndices
+from monai_amat.tasks.segmentation import DiceCELoss, DiceIndexMetric
 
 
 class CountingNetwork(nn.Sequential):
@@ -73,7 +73,7 @@ def make_curve(tmp_path: Path, network: CountingNetwork) -> MakeCurve:
             "loss": DiceCELoss(),
             "attack": ProjectedGradientDescent(steps=3, rel_step=0.5),
             "noise_levels": [0, 1, 2.5],
-            "metric": DiceIndices(num_classes=3),
+            "metric": DiceIndexMetric(num_classes=3),
             "output_dir": tmp_path / "run",
             "progress": False,
         }

@@ -13,9 +13,9 @@ import pytest
 
 from monai_amat.robustness import Report, compare, merge_rows, summarise, table_text, write_comparison
 from monai_amat.robustness.comparison import Results
-from monai_amat.tasks.segmentation import DiceIndices
+from monai_amat.tasks.segmentation import DiceIndexMetric
 
-METRIC = DiceIndices(num_classes=2)
+METRIC = DiceIndexMetric(num_classes=2)
 
 
 def rows(quality: float, levels: tuple[float, ...] = (0.0, 5.0), samples: int = 12, seed: int = 0) -> pd.DataFrame:

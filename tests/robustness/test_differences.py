@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 
 from monai_amat.robustness import AVERAGE, compare, differences, table_text
-from monai_amat.tasks.segmentation import DiceIndices
+from monai_amat.tasks.segmentation import DiceIndexMetric
 
-METRIC = DiceIndices(num_classes=2)
+METRIC = DiceIndexMetric(num_classes=2)
 
 
 def rows(gain: int = 0, *, seed: int = 0, cases: int = 12) -> pd.DataFrame:

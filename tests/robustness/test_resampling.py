@@ -12,7 +12,7 @@ import pytest
 from monai_amat.robustness import bootstrap, by_repetition, summarise
 from monai_amat.robustness.resampling import resampled_groups
 from monai_amat.robustness.summary import by_noise_level
-from monai_amat.tasks.segmentation import DiceIndices
+from monai_amat.tasks.segmentation import DiceIndexMetric
 
 
 def frame_of(rows: int, groups: int, levels: int = 1, seed: int = 0) -> pd.DataFrame:
@@ -28,7 +28,7 @@ def frame_of(rows: int, groups: int, levels: int = 1, seed: int = 0) -> pd.DataF
 
 
 def test_equals_drawing_groups_and_computing_anew() -> None:
-    frame, metric = frame_of(14, 5), DiceIndices(num_classes=3)
+    frame, metric = frame_of(14, 5), DiceIndexMetric(num_classes=3)
     fast = bootstrap(frame, metric.summary, group="case", samples=60, seed=4, level=0.9)
     cases = sorted(frame["case"].unique())
     naive = []
@@ -46,7 +46,7 @@ def test_equals_drawing_groups_and_computing_anew() -> None:
 
 
 def test_repetition_gives_the_same_numbers() -> None:
-    frame, metric = frame_of(12, 4), DiceIndices(num_classes=3)
+    frame, metric = frame_of(12, 4), DiceIndexMetric(num_classes=3)
     fast = bootstrap(frame, metric.summary, group="case", samples=40)
     slow = bootstrap(frame, by_repetition(lambda rows: metric.summary(rows)), group="case", samples=40)
     for name, interval in fast.items():
@@ -54,7 +54,7 @@ def test_repetition_gives_the_same_numbers() -> None:
 
 
 def test_the_order_of_rows_does_not_matter_and_the_seed_does() -> None:
-    frame, metric = frame_of(30, 6), DiceIndices(num_classes=3)
+    frame, metric = frame_of(30, 6), DiceIndexMetric(num_classes=3)
     one = bootstrap(frame, metric.summary, group="case", samples=50)["adi"]
     other = bootstrap(frame.sample(frac=1, random_state=1), metric.summary, group="case", samples=50)["adi"]
     assert (one.value, one.low, one.high) == pytest.approx((other.value, other.low, other.high))
@@ -82,7 +82,7 @@ def _weighted_mean(values: np.ndarray, weights: np.ndarray | None) -> np.ndarray
 
 
 def test_many_resamples_are_split_without_a_trace(monkeypatch: pytest.MonkeyPatch) -> None:
-    frame, metric = frame_of(12, 4), DiceIndices(num_classes=3)
+    frame, metric = frame_of(12, 4), DiceIndexMetric(num_classes=3)
     whole = bootstrap(frame, metric.summary, group="case", samples=25)
     monkeypatch.setattr("monai_amat.robustness.resampling._WEIGHTS_AT_ONCE", 30)
     assert bootstrap(frame, metric.summary, group="case", samples=25) == whole
@@ -92,9 +92,9 @@ def test_undefined_resamples_are_left_out_and_one_group_has_no_interval() -> Non
     frame = frame_of(6, 3)
     only_first = frame["case"] == "case_0"
     frame.loc[~only_first, ["tp_1", "fn_1", "tp_2", "fn_2"]] = 0
-    interval = bootstrap(frame, DiceIndices(num_classes=3).summary, group="case", samples=50)["adi"]
+    interval = bootstrap(frame, DiceIndexMetric(num_classes=3).summary, group="case", samples=50)["adi"]
     assert interval.low == pytest.approx(interval.value) == interval.high
-    single = bootstrap(frame[only_first], DiceIndices(num_classes=3).summary, group="case", samples=50)["adi"]
+    single = bootstrap(frame[only_first], DiceIndexMetric(num_classes=3).summary, group="case", samples=50)["adi"]
     assert single.value == pytest.approx(interval.value)
     assert math.isnan(single.low)
     assert math.isnan(single.high)
@@ -103,13 +103,13 @@ def test_undefined_resamples_are_left_out_and_one_group_has_no_interval() -> Non
 def test_fast_enough_for_a_study() -> None:
     frame = frame_of(1200, 35, levels=6)
     start = time.perf_counter()
-    table = summarise(frame, DiceIndices(num_classes=3))
+    table = summarise(frame, DiceIndexMetric(num_classes=3))
     assert time.perf_counter() - start < 5
     assert len(table) == 7 * 7
 
 
 def test_the_average_sees_one_resample_at_all_levels() -> None:
-    level, metric = frame_of(12, 4), DiceIndices(num_classes=3)
+    level, metric = frame_of(12, 4), DiceIndexMetric(num_classes=3)
     frame = pd.concat([level.assign(noise_level=noise) for noise in (0.0, 1.0, 2.0)], ignore_index=True)
     found = bootstrap(frame, by_noise_level(metric), group="case", samples=60)
     # Three equal levels: their average varies as much as each does, which separate resamples would not show.
@@ -128,7 +128,7 @@ def test_the_average_sees_one_resample_at_all_levels() -> None:
 )
 def test_wrong_arguments_are_refused(rows: int, options: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        bootstrap(frame_of(4, 2).head(rows), DiceIndices(num_classes=3).summary, **options)  # type: ignore[arg-type]
+        bootstrap(frame_of(4, 2).head(rows), DiceIndexMetric(num_classes=3).summary, **options)  # type: ignore[arg-type]
 
 
 def test_rows_without_a_group_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pandas as pd
@@ -103,7 +104,7 @@ def test_one_group_alone_gives_no_interval() -> None:
 def test_the_table_as_text(changes: dict[str, Any], cell: str) -> None:
     table = pd.DataFrame([REFERENCE, row("best", -0.1, 0.2, **changes)])
     text = strength_text(table, ["First.", "Second."], reference="pgd-100")
-    title, lines, grid, explained = text.split("\n\n")
+    title, lines, grid, explained = re.sub(" +", " ", text).split("\n\n")
     assert title == "# Attack strength"
     assert lines == "- First.\n- Second."
     assert cell in grid

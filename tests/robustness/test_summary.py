@@ -10,9 +10,9 @@ import pytest
 
 from monai_amat.robustness import AVERAGE, summarise
 from monai_amat.robustness.summary import nested
-from monai_amat.tasks.segmentation import DiceIndices
+from monai_amat.tasks.segmentation import DiceIndexMetric
 
-METRIC = DiceIndices(num_classes=2)
+METRIC = DiceIndexMetric(num_classes=2)
 
 
 def rows(scale: int = 1) -> pd.DataFrame:

@@ -16,11 +16,11 @@ import pandas as pd
 
 from monai_amat.robustness import compare, table_text
 from monai_amat.robustness.strength import worst_rows
-from monai_amat.tasks.detection import DetectionIndices
+from monai_amat.tasks.detection import DetectionMetric
 
 ARMS = {"STD": "std", "SAT 2.5": "sat_2.5", "SAT 5": "sat_5", "AMAT": "amat", "AMAT shuffled": "amat_shuffled"}
 EVALUATIONS = ("robustness", "class_attack")
-METRIC = DetectionIndices(classes=("RBC", "WBC", "Platelets"))
+METRIC = DetectionMetric(classes=("RBC", "WBC", "Platelets"))
 
 
 def worst(run: Path) -> pd.DataFrame:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from monai_amat.markdown import markdown_table
+
 LEARNT = 10.0  # mm
 
 
@@ -36,11 +38,9 @@ def main() -> None:
     mean = {arm: table[learnt].stack().groupby(level=0).mean() for arm, table in errors.items()}
     for name, figures in (("median error, mm", median), ("MRE of those landmarks, mm", mean)):
         table = pd.DataFrame(figures).T
-        print(f"| {name} | {' | '.join(f'{level:g}' for level in table.columns)} |")
-        print("| --- " * (1 + len(table.columns)) + "|")
-        for arm, values in table.iterrows():
-            print(f"| {arm} | {' | '.join(f'{value:.2f}' for value in values)} |")
-        print()
+        lines = [[name, *(f"{level:g}" for level in table.columns)]]
+        lines += [[str(arm), *(f"{value:.2f}" for value in values)] for arm, values in table.iterrows()]
+        print(markdown_table(lines) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,11 @@
 """Object detection with boxes: data, network, loss, metrics, pictures, files."""
 
-from monai_amat.tasks.detection.average_iou import AverageIoU
 from monai_amat.tasks.detection.data.images import list_images
 from monai_amat.tasks.detection.data.voc import BCCD_CLASSES, load_voc
 from monai_amat.tasks.detection.drawing import draw_boxes
 from monai_amat.tasks.detection.loss.classic_loss import ClassicYOLOv5Loss
 from monai_amat.tasks.detection.loss.detection_loss import DetectionLoss
-from monai_amat.tasks.detection.mean_average_precision import MeanAveragePrecision
-from monai_amat.tasks.detection.metric import DetectionIndices
-from monai_amat.tasks.detection.metric_handlers import AverageIoUHandler, MeanAveragePrecisionHandler
+from monai_amat.tasks.detection.metric import DetectionMetric
 from monai_amat.tasks.detection.network.classic_yolov5 import ClassicYOLOv5
 from monai_amat.tasks.detection.network.parts import DetectionParts
 from monai_amat.tasks.detection.network.yolov5 import YOLOv5, decode_detections
@@ -30,8 +27,6 @@ from monai_amat.tasks.detection.writer import DetectionFilesHandler
 
 __all__ = [
     "BCCD_CLASSES",
-    "AverageIoU",
-    "AverageIoUHandler",
     "BoxTargetsd",
     "BoxesToNatived",
     "ClassicYOLOv5",
@@ -39,13 +34,11 @@ __all__ = [
     "DetectionExample",
     "DetectionExamples",
     "DetectionFilesHandler",
-    "DetectionIndices",
     "DetectionLoss",
+    "DetectionMetric",
     "DetectionParts",
     "Letterboxd",
     "LoadRGBImaged",
-    "MeanAveragePrecision",
-    "MeanAveragePrecisionHandler",
     "RandAffineBoxesd",
     "RandColourJitterd",
     "RandFlipBoxesd",

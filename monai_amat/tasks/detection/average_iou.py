@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from monai_amat.tasks.detection.cumulative import DetectionMetric
-from monai_amat.tasks.detection.detections import Decode, Sample, overlaps
+from monai_amat.tasks.detection.detections import Sample, overlaps
 
-__all__ = ["MIN_SCORE", "AverageIoU", "IoUIndex", "Objects", "average_iou", "iou_sums"]
+__all__ = ["MIN_SCORE", "IoUIndex", "Objects", "average_iou", "iou_sums"]
 
 Objects = Literal["true", "detected"]
 """What is averaged over: the `true` objects, or the `detected` ones."""
@@ -97,50 +96,3 @@ def average_iou(sums: Tensor, *, over: Objects = "true", weights: Tensor | None 
     totals = (shares @ table).unflatten(-1, (-1, 2))
     whole = totals.sum(dim=-2)
     return IoUIndex(whole[..., 1] / whole[..., 0], totals[..., 1] / totals[..., 0])
-
-
-class AverageIoU(DetectionMetric):
-    """Average IoU as a cumulative MONAI metric, see `average_iou` and `iou_sums`.
-
-    Args:
-        classes: names of the classes.
-        over: `"true"` objects or `"detected"` ones.
-        min_score: detections below do not count.
-        decode: makes detections of a network's output, where that comes instead.
-
-    Raises:
-        ValueError: for a setting out of range.
-
-    Example:
-        >>> metric = AverageIoU(classes=["RBC"])
-        >>> found = [torch.tensor([[0.0, 0.0, 4.0, 2.0, 0.9, 0.0]])]
-        >>> _ = metric(found, torch.tensor([[[0.0, 0.0, 0.0, 4.0, 4.0]]]))
-        >>> metric.aggregate().item()
-        0.5
-    """
-
-    def __init__(
-        self,
-        *,
-        classes: Sequence[str],
-        over: Objects = "true",
-        min_score: float = MIN_SCORE,
-        decode: Decode | None = None,
-    ) -> None:
-        super().__init__(classes=classes, decode=decode)
-        if over not in ("true", "detected"):
-            raise ValueError(f"over must be 'true' or 'detected', got {over!r}")
-        self.over: Objects = over
-        self.min_score = min_score
-
-    def measure(self, batch: list[Sample]) -> tuple[Tensor, ...]:
-        """`(B, C, 4)` of `iou_sums`."""
-        return (iou_sums(batch, len(self.classes), min_score=self.min_score),)
-
-    def index(self) -> IoUIndex:
-        """The average over everything seen on all ranks since the last `reset`."""
-        return average_iou(self.kept()[0], over=self.over)
-
-    def aggregate(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The average as a scalar float64 tensor."""
-        return self.index().mean

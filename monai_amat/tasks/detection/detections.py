@@ -92,7 +92,7 @@ def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """
     names = (classes,) if isinstance(classes, str) else tuple(classes)
     if isinstance(classes, str) or not names or len(set(names)) < len(names):
-        raise ValueError(f"classes must be a list of different names, at least one, but is {classes!r}")
+        raise ValueError(f"classes must be a list of different names, at least one, got {classes!r}")
     return names
 
 
@@ -100,12 +100,12 @@ def _sample(number: int, pred: Tensor, target: Tensor, classes: int) -> Sample:
     found, truth = (part.as_subclass(Tensor).detach().cpu().float() for part in (pred, target))
     if found.ndim != 2 or found.shape[1] != 6:
         raise ValueError(
-            f"detections of image {number} must be (n, 6), rows x1 y1 x2 y2 score class, but are {tuple(found.shape)}; "
+            f"detections of image {number} must be (n, 6), rows x1 y1 x2 y2 score class, got {tuple(found.shape)}; "
             "a network's own output needs decode="
         )
     if truth.ndim != 2 or truth.shape[1] != 5:
         raise ValueError(
-            f"targets of image {number} must be (max_boxes, 5), rows class x1 y1 x2 y2, but are {tuple(truth.shape)}"
+            f"targets of image {number} must be (max_boxes, 5), rows class x1 y1 x2 y2, got {tuple(truth.shape)}"
         )
     truth = truth[truth[:, 0] != -1]
     found = found[found[:, 4].argsort(descending=True, stable=True)]

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from monai.apps.detection.metrics.matching import matching_batch
 from torch import Tensor
 
-from monai_amat.tasks.detection.cumulative import DetectionMetric
-from monai_amat.tasks.detection.detections import Decode, Sample, overlaps
+from monai_amat.tasks.detection.detections import Sample, overlaps
 
 __all__ = [
     "IOU_THRESHOLDS",
     "MAX_DETECTIONS",
     "Matches",
-    "MeanAveragePrecision",
     "PrecisionIndex",
     "average_precision",
     "match_detections",
@@ -147,48 +145,6 @@ def mean_average_precision(matches: Matches, *, weights: Tensor | None = None) -
     precision = average_precision(matches, weights=weights)
     every, half = precision.mean(dim=-1), precision[..., 0]
     return PrecisionIndex(every.nanmean(dim=-1), half.nanmean(dim=-1), every, half)
-
-
-class MeanAveragePrecision(DetectionMetric):
-    """mAP as a cumulative MONAI metric, see `match_detections` and `average_precision`.
-
-    Feed it all detections, down to the lowest scores (YOLO's evaluation takes those from .001 on).
-
-    Args:
-        classes: names of the classes.
-        max_detections: only the best ones of an image count.
-        decode: makes detections of a network's output, where that comes instead.
-
-    Raises:
-        ValueError: for a setting out of range.
-
-    Example:
-        >>> metric = MeanAveragePrecision(classes=["RBC"])
-        >>> found = [torch.tensor([[0.0, 0.0, 9.0, 9.0, 0.9, 0.0]])]
-        >>> _ = metric(found, torch.tensor([[[0.0, 0.0, 0.0, 10.0, 10.0]]]))  # an IoU of .81
-        >>> round(metric.aggregate().item(), 4)
-        0.7
-    """
-
-    def __init__(
-        self, *, classes: Sequence[str], max_detections: int = MAX_DETECTIONS, decode: Decode | None = None
-    ) -> None:
-        super().__init__(classes=classes, decode=decode)
-        if max_detections < 1:
-            raise ValueError(f"max_detections must be at least 1, got {max_detections}")
-        self.max_detections = max_detections
-
-    def measure(self, batch: list[Sample]) -> tuple[Tensor, ...]:
-        """The four parts of `Matches`."""
-        return match_detections(batch, len(self.classes), max_detections=self.max_detections)
-
-    def index(self) -> PrecisionIndex:
-        """The figures over everything seen on all ranks since the last `reset`."""
-        return mean_average_precision(Matches(*self.kept()))
-
-    def aggregate(self, *args: Any, **kwargs: Any) -> Tensor:
-        """The mAP at .5:.95 as a scalar float64 tensor."""
-        return self.index().map
 
 
 def _right(sample: Sample) -> Tensor:

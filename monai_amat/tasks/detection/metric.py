@@ -1,4 +1,4 @@
-"""Average IoU and mAP for robustness runs: sums and matched detections per image, both of any set of rows."""
+"""Average IoU and mAP: sums and matched detections of each image, and the figures of any set of images."""
 
 from __future__ import annotations
 
@@ -22,17 +22,18 @@ from monai_amat.tasks.detection.mean_average_precision import (
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DetectionIndices"]
+__all__ = ["DetectionMetric"]
 
 _PARTS = ("true", "iou_true", "detected", "iou_detected")
 _NONE = "none"
 
 
-class DetectionIndices:
-    """Average IoU in both readings, and mAP, as a robustness metric.
+class DetectionMetric:
+    """Average IoU in both readings and mAP of a detector, as a `monai_amat.handlers.Metric`. Higher is better.
 
-    mAP ranks the detections of all images by score, so a row must hold them all: the text column `detections` has
-    for each its class, its score and, a digit a threshold from .5 to .95, whether it is right.
+    mAP ranks the detections of all images by score, so a row must hold all of its image's detections: the text column
+    `detections` has, for each detection, its class, its score and, with one digit per threshold from .5 to .95, whether
+    it is right.
 
     Args:
         classes: names of the classes.
@@ -45,7 +46,7 @@ class DetectionIndices:
 
     Example:
         >>> import pandas as pd
-        >>> metric = DetectionIndices(classes=["RBC"])
+        >>> metric = DetectionMetric(classes=["RBC"])
         >>> found = [torch.tensor([[0.0, 0.0, 9.0, 9.0, 0.75, 0.0]])]
         >>> columns = metric.columns(found, torch.tensor([[[0.0, 0.0, 0.0, 10.0, 10.0]]]))
         >>> columns["detections"], columns["iou_true_RBC"]
@@ -70,7 +71,7 @@ class DetectionIndices:
         self.decode = decode
 
     def columns(self, pred: Sequence[Tensor] | Tensor, target: Sequence[Tensor] | Tensor) -> dict[str, Any]:
-        """Numbers and matched detections of every image.
+        """Numbers and matched detections of each image.
 
         Args:
             pred: for each image `(n, 6)`, rows `x1 y1 x2 y2 score class`, down to low scores; with `decode` what
@@ -78,9 +79,9 @@ class DetectionIndices:
             target: `(B, max_boxes, 5)`, rows `class x1 y1 x2 y2`, class -1 for padding.
 
         Returns:
-            for every class c `true_c` and `detected_c`, numbers of objects, `iou_true_c` and `iou_detected_c`,
+            for each class c `true_c` and `detected_c`, numbers of objects, `iou_true_c` and `iou_detected_c`,
             their summed overlaps (see `iou_sums`), each `(B,)` float64; and
-            `detections`, a text an image.
+            `detections`, one text per image.
         """
         batch = samples(pred, target, len(self.classes), decode=self.decode)
         sums = iou_sums(batch, len(self.classes), min_score=self.min_score)
@@ -88,11 +89,11 @@ class DetectionIndices:
         matches = match_detections(batch, len(self.classes), max_detections=self.max_detections)
         return columns | {"detections": _to_text(matches)}
 
-    def summary(self, frame: pd.DataFrame, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """All figures over the rows of `frame`.
+    def summary(self, rows: pd.DataFrame, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """All figures over `rows`.
 
         Args:
-            frame: one row an image, with the columns of `columns`.
+            rows: one row per image, with the columns of `columns`.
             weights: `(*R, rows)`, how often each row counts; once by default.
 
         Returns:
@@ -103,9 +104,9 @@ class DetectionIndices:
         Raises:
             ValueError: for a text that is not one of `columns`.
         """
-        numbers = np.stack([frame[name].to_numpy(np.float64) for name, _, _ in self._names()], axis=1)
-        sums = torch.from_numpy(numbers).reshape(len(frame), len(self.classes), len(_PARTS))
-        matches = _from_text(frame["detections"].tolist(), sums[..., 0].long())
+        numbers = np.stack([rows[name].to_numpy(np.float64) for name, _, _ in self._names()], axis=1)
+        sums = torch.from_numpy(numbers).reshape(len(rows), len(self.classes), len(_PARTS))
+        matches = _from_text(rows["detections"].tolist(), sums[..., 0].long())
         shares = None if weights is None else torch.from_numpy(np.asarray(weights, dtype=np.float64))
         true = average_iou(sums, over="true", weights=shares)
         detected = average_iou(sums, over="detected", weights=shares)
@@ -119,6 +120,10 @@ class DetectionIndices:
         ):
             named |= {f"{kind}_{name}": per_class[..., c] for c, name in enumerate(self.classes)}
         return {name: value.item() if weights is None else value.numpy() for name, value in named.items()}
+
+    def higher_is_better(self, figure: str | None = None) -> bool:
+        """True of every figure."""
+        return True
 
     def _names(self) -> list[tuple[str, int, int]]:
         return [(f"{part}_{name}", c, p) for c, name in enumerate(self.classes) for p, part in enumerate(_PARTS)]
@@ -149,5 +154,5 @@ def _from_text(texts: Sequence[str], true: Tensor) -> Matches:
             scores[i, : len(row)] = torch.from_numpy(np.array([s for _, s, _ in row], dtype=np.float32))
             right[i, : len(row)] = torch.tensor([int(d[::-1], 2) for _, _, d in row])
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"a text under 'detections' is not one of DetectionIndices.columns: {error}") from error
+        raise ValueError(f"a text under 'detections' is not one of DetectionMetric.columns: {error}") from error
     return Matches(scores, labels, right, true)

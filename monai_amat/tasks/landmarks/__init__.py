@@ -5,12 +5,7 @@ from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES
 from monai_amat.tasks.landmarks.data.radiographs import list_radiographs
 from monai_amat.tasks.landmarks.drawing import draw_landmarks
 from monai_amat.tasks.landmarks.loss import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
-from monai_amat.tasks.landmarks.metric import RadialErrors, radial_error
-from monai_amat.tasks.landmarks.metric_handlers import (
-    MeanRadialErrorHandler,
-    RadialErrorMetric,
-    SuccessfulDetectionRateHandler,
-)
+from monai_amat.tasks.landmarks.metric import RadialErrorMetric
 from monai_amat.tasks.landmarks.network.decoding import decode_landmarks
 from monai_amat.tasks.landmarks.network.multi_task_unet import MultiTaskUNet
 from monai_amat.tasks.landmarks.phantom.cephalograms import write_cephalogram_phantom
@@ -38,18 +33,14 @@ __all__ = [
     "LandmarkMapsd",
     "LandmarksToImaged",
     "LoadCephalogramd",
-    "MeanRadialErrorHandler",
     "MultiTaskUNet",
     "PredictedLandmarksd",
     "RadialErrorMetric",
-    "RadialErrors",
-    "SuccessfulDetectionRateHandler",
     "decode_landmarks",
     "draw_landmarks",
     "list_radiographs",
     "load_cephalograms",
     "make_landmark_examples",
     "plot_landmark_examples",
-    "radial_error",
     "write_cephalogram_phantom",
 ]

@@ -1,4 +1,4 @@
-"""Distances between predicted and true landmarks in mm: MRE and SDR, and both as a robustness metric."""
+"""Distances between predicted and true landmarks in mm, and their figures: MRE and SDR."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from monai_amat.tasks.landmarks.network.decoding import decode_landmarks
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["LandmarkErrors", "RadialErrors", "landmark_errors", "point_errors", "pooled", "radial_error"]
+__all__ = ["LandmarkErrors", "RadialErrorMetric", "landmark_errors", "point_errors", "pooled", "radial_error"]
 
 
 class LandmarkErrors(NamedTuple):
-    """How far off every landmark of some samples is.
+    """The distance of each landmark of some samples from its truth.
 
     Args:
         error: `(N, L)` in mm, float64; the image's diagonal where there is no peak, NaN where there is no truth.
@@ -59,11 +59,11 @@ def radial_error(points: Tensor, landmarks: Tensor, spacing: Tensor) -> Tensor:
     """
     if points.ndim != 3 or points.shape[2:] != (2,) or landmarks.shape != points.shape:
         raise ValueError(
-            f"predicted and true landmarks must both be (B, L, 2), but are {tuple(points.shape)} and "
+            f"predicted and true landmarks must both be (B, L, 2), got {tuple(points.shape)} and "
             f"{tuple(landmarks.shape)}"
         )
     if spacing.shape != (len(points), 2):
-        raise ValueError(f"spacing must be ({len(points)}, 2), mm along (y, x) a sample, but is {tuple(spacing.shape)}")
+        raise ValueError(f"spacing must be ({len(points)}, 2), mm along (y, x) per sample, got {tuple(spacing.shape)}")
     gap = points.as_subclass(Tensor).double() - landmarks.as_subclass(Tensor).to(points.device).double()
     return (gap * spacing.as_subclass(Tensor).to(points.device).double()[:, None]).norm(dim=-1)
 
@@ -73,9 +73,8 @@ def landmark_errors(
 ) -> LandmarkErrors:
     """Decode a batch and measure it.
 
-    A heat map without a peak (see `decode_landmarks`) counts as wrong by
-    the diagonal of the image, the worst that any point of the image could be: a network that gives up must not fare
-    better than one that guesses.
+    A heat map without a peak (see `decode_landmarks`) counts with the diagonal of the image, the largest error that any
+    point of the image could have: a network without an answer must not score better than one that guesses.
 
     Args:
         pred: what the network returned, `(B, 3·landmarks, H, W)`, heat as logits.
@@ -90,11 +89,11 @@ def landmark_errors(
     """
     if pred.ndim != 4 or pred.shape[1] != 3 * landmarks:
         raise ValueError(
-            f"{landmarks} landmarks need maps (B, {3 * landmarks}, H, W), but the prediction is {tuple(pred.shape)}"
+            f"{landmarks} landmarks need maps (B, {3 * landmarks}, H, W), got a prediction {tuple(pred.shape)}"
         )
     if missing := [name for name in ("landmarks", "spacing") if name not in target]:
         raise KeyError(
-            f"radial errors need the target's {missing}, but it holds {sorted(map(str, target))}; "
+            f"radial errors need the target's {missing}, got a target with {sorted(map(str, target))}; "
             "name them in the targets of PrepareBatchTargets"
         )
     points = decode_landmarks(pred, relative_radius * pred.shape[2])
@@ -102,7 +101,7 @@ def landmark_errors(
 
 
 def point_errors(points: Tensor, landmarks: Tensor, spacing: Tensor, *, size: Sequence[int]) -> LandmarkErrors:
-    """Measure decoded points; one that is NaN counts as wrong by the diagonal, see `landmark_errors`.
+    """Measure decoded points; one that is NaN counts with the diagonal of the image, see `landmark_errors`.
 
     Args:
         points: `(B, L, 2)` in pixels, (y, x), NaN where a heat map had no peak.
@@ -143,12 +142,12 @@ def pooled(values: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tenso
     return sums.sum(-1) / counts.sum(-1), sums / counts
 
 
-class RadialErrors:
-    """MRE and SDR of a landmark network (section 3.2), as a robustness metric.
+class RadialErrorMetric:
+    """MRE and SDR of a landmark network (the paper, section 3.2), as a `monai_amat.handlers.Metric`.
 
-    Figures are over all landmarks of all samples that have a truth. **MRE is an error: lower is better**; for the rates
-    higher is better. A heat map without a peak counts with the image's diagonal in the MRE and as a miss in every rate,
-    and has a figure of its own.
+    Figures are over all landmarks of all samples that have a truth. **MRE is an error: lower is better**; of the
+    detection rates higher is better. A heat map without a peak counts with the image's diagonal in the MRE and as a
+    miss in every rate; `no_peak` is the share of such heat maps.
 
     Args:
         landmarks: number of landmarks L.
@@ -164,7 +163,7 @@ class RadialErrors:
         >>> pred = torch.zeros(1, 3, 40, 40)
         >>> pred[0, 0, 10:12, 20:23] = 5.0  # pixels of a disc, whose votes say nothing but "here": the first one wins
         >>> target = {"landmarks": torch.tensor([[[13.0, 24.0]]]), "spacing": torch.tensor([[0.5, 0.5]])}
-        >>> metric = RadialErrors(landmarks=1)
+        >>> metric = RadialErrorMetric(landmarks=1)
         >>> columns = metric.columns(pred, target)
         >>> {name: values.tolist() for name, values in columns.items()}
         {'error_1': [2.5], 'no_peak_1': [0]}
@@ -176,7 +175,12 @@ class RadialErrors:
     def __init__(
         self, *, landmarks: int, relative_radius: float = 0.05, thresholds: Sequence[float] = (2.0, 2.5, 3.0, 4.0)
     ) -> None:
-        check_landmark_settings(landmarks, relative_radius, thresholds)
+        if landmarks < 1:
+            raise ValueError(f"landmarks must be at least 1, got {landmarks}")
+        if not (math.isfinite(relative_radius) and relative_radius > 0):
+            raise ValueError(f"relative_radius must be finite and greater than 0, got {relative_radius}")
+        if not thresholds or not all(0 < threshold < math.inf for threshold in thresholds):
+            raise ValueError(f"thresholds must be finite distances in mm, greater than 0, got {tuple(thresholds)}")
         self.landmarks = landmarks
         self.relative_radius = relative_radius
         self.thresholds = tuple(float(threshold) for threshold in thresholds)
@@ -189,27 +193,27 @@ class RadialErrors:
             target: see `landmark_errors`.
 
         Returns:
-            for every landmark l from 1 `error_l` in mm, float64, NaN where it has no truth, and `no_peak_l`, 1
+            for each landmark l from 1 `error_l` in mm, float64, NaN where it has no truth, and `no_peak_l`, 1
             where its heat map has no peak, int64; each `(B,)`.
         """
         errors = landmark_errors(pred, target, landmarks=self.landmarks, relative_radius=self.relative_radius)
         columns = {name: errors.error[:, i] for i, name in enumerate(self._names("error"))}
         return columns | {name: errors.no_peak[:, i].long() for i, name in enumerate(self._names("no_peak"))}
 
-    def summary(self, frame: pd.DataFrame, weights: np.ndarray | None = None) -> dict[str, Any]:
-        """All figures over the rows of `frame`.
+    def summary(self, rows: pd.DataFrame, weights: np.ndarray | None = None) -> dict[str, Any]:
+        """All figures over `rows`.
 
         Args:
-            frame: one row a sample, with the columns of `columns`.
+            rows: one row per sample, with the columns of `columns`.
             weights: `(*R, rows)`, how often each row counts; once by default.
 
         Returns:
             `mre` in mm, `sdr_2`, `sdr_2.5`, … in percent of the landmarks, `no_peak` in percent, and
-            `mre_l`, `sdr_2_l`, … of every landmark l; floats, or with weights arrays `(*R)`. NaN where nothing
+            `mre_l`, `sdr_2_l`, … of each landmark l; floats, or with weights arrays `(*R)`. NaN where nothing
             counts.
         """
         error, no_peak = (
-            torch.from_numpy(np.stack([frame[name].to_numpy(np.float64) for name in self._names(kind)], axis=1))
+            torch.from_numpy(np.stack([rows[name].to_numpy(np.float64) for name in self._names(kind)], axis=1))
             for kind in ("error", "no_peak")
         )
         errors = LandmarkErrors(error, no_peak > 0)
@@ -222,19 +226,9 @@ class RadialErrors:
             figures |= {f"{name}_{i + 1}": each[..., i] for i in range(self.landmarks)}
         return {name: value.item() if weights is None else value.numpy() for name, value in figures.items()}
 
+    def higher_is_better(self, figure: str | None = None) -> bool:
+        """True of the detection rates, False of `mre` (the headline), `no_peak` and the errors of each landmark."""
+        return figure is not None and figure.startswith("sdr_")
+
     def _names(self, kind: str) -> list[str]:
         return [f"{kind}_{number}" for number in range(1, self.landmarks + 1)]
-
-
-def check_landmark_settings(landmarks: int, relative_radius: float, thresholds: Sequence[float]) -> None:
-    """Refuse settings out of range.
-
-    Raises:
-        ValueError: naming the setting.
-    """
-    if landmarks < 1:
-        raise ValueError(f"landmarks must be at least 1, but is {landmarks}")
-    if not (math.isfinite(relative_radius) and relative_radius > 0):
-        raise ValueError(f"relative_radius must be finite and greater than 0, but is {relative_radius}")
-    if not thresholds or not all(0 < threshold < math.inf for threshold in thresholds):
-        raise ValueError(f"thresholds must be finite distances in mm, greater than 0, but are {tuple(thresholds)}")

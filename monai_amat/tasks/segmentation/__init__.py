@@ -7,13 +7,10 @@ from monai_amat.tasks.segmentation.data.selection import balanced_subset
 from monai_amat.tasks.segmentation.data.slices import load_slices
 from monai_amat.tasks.segmentation.data.volume import check_header, check_volume
 from monai_amat.tasks.segmentation.data.volumes import list_volumes
-from monai_amat.tasks.segmentation.dice_index import AverageDiceIndex, TotalVoxelDiceIndex
-from monai_amat.tasks.segmentation.dice_indices import DiceIndices
 from monai_amat.tasks.segmentation.hard_dice import HardDice
 from monai_amat.tasks.segmentation.loss import DiceCELoss
-from monai_amat.tasks.segmentation.metric_handlers import AverageDiceIndexHandler, TotalVoxelDiceIndexHandler
+from monai_amat.tasks.segmentation.metric import DiceIndexMetric
 from monai_amat.tasks.segmentation.network import nnunet_2d, nnunet_features, nnunet_poolings
-from monai_amat.tasks.segmentation.overlap import DiceIndex, average_dice, dice, dice_counts, foreground, total_dice
 from monai_amat.tasks.segmentation.phantom import write_phantom
 from monai_amat.tasks.segmentation.pictures import (
     Example,
@@ -31,13 +28,10 @@ from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 from monai_amat.tasks.segmentation.writer import LabelMapFilesHandler
 
 __all__ = [
-    "AverageDiceIndex",
-    "AverageDiceIndexHandler",
     "DatasetProperties",
     "Decathlon",
     "DiceCELoss",
-    "DiceIndex",
-    "DiceIndices",
+    "DiceIndexMetric",
     "Example",
     "HardDice",
     "LabelMapFilesHandler",
@@ -46,18 +40,12 @@ __all__ = [
     "SegmentationExamples",
     "SlicePlaned",
     "Split",
-    "TotalVoxelDiceIndex",
-    "TotalVoxelDiceIndexHandler",
-    "average_dice",
     "balanced_subset",
     "check_fit",
     "check_header",
     "check_volume",
     "choose_sample",
     "dataset_properties",
-    "dice",
-    "dice_counts",
-    "foreground",
     "list_volumes",
     "load_slices",
     "make_examples",
@@ -71,6 +59,5 @@ __all__ = [
     "read_plans",
     "split",
     "suggest_noise",
-    "total_dice",
     "write_phantom",
 ]

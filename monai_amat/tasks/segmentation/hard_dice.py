@@ -1,4 +1,4 @@
-"""Hard Dice of each sample, as a judge of noisy samples: what the authors' nnU-Net code accepts by."""
+"""Hard Dice of each sample: the score by which the authors' nnU-Net code accepts noisy samples."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from monai_amat.tasks.segmentation.dice_index import foreground_classes
-from monai_amat.tasks.segmentation.overlap import Prediction, dice, dice_counts
+from monai_amat.tasks.segmentation.overlap import Prediction, dice, dice_counts, foreground_classes
 
 __all__ = ["HardDice"]
 
@@ -18,16 +17,19 @@ __all__ = ["HardDice"]
 class HardDice:
     """`metric(pred, target) -> (B,)`: Dice of the thresholded prediction, in [0, 1].
 
-    For `MetricAtLeast`. The authors take the best class of a sample and compare
-    it with the mean of the clean network (Heart .91, Hippocampus .81, Prostate .86).
+    It is the metric of the acceptance `MetricAtLeast`. The authors compare the best class of a sample with the mean of
+    the clean network (Heart .91, Hippocampus .81, Prostate .86).
 
     Args:
         num_classes: output channels of the network; the background among them with `softmax`.
         prediction: what the channels are.
         over: the best foreground class of the sample, as the authors do, or the mean over its classes.
 
-    A class that is neither in the truth nor predicted has no Dice; a sample with no other class counts as 1: there was
-    nothing to find, and nothing was found.
+    A class that is neither in the truth nor predicted has no Dice. A sample without any other class counts as 1, since
+    its prediction is right.
+
+    Raises:
+        ValueError: for an unknown `over`, or when no channel is left for a foreground class.
 
     Example:
         >>> pred = torch.tensor([[[[0.0, 0.0]], [[1.0, 1.0]]]])  # class 1 everywhere

@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_amat.tasks.detection import AverageIoU
 from monai_amat.tasks.detection.average_iou import average_iou, iou_sums
 from monai_amat.tasks.detection.detections import samples
 
@@ -93,27 +92,8 @@ def test_agrees_with_loops(drawn: Callable[[int], Any], over: Any) -> None:
         assert index.per_class.tolist() == pytest.approx(expected, nan_ok=True)
 
 
-@pytest.mark.parametrize("over", ["true", "detected"])
-def test_the_metric_takes_batches_and_lists_and_starts_anew(drawn: Callable[[int], Any], over: Any) -> None:
-    found, true = drawn(0)
-    metric = AverageIoU(classes=("RBC", "WBC", "Platelets"), over=over)
-    metric(found[:2], true[:2])
-    metric(found[2:], list(true[2:]))
-    assert metric.aggregate().item() == pytest.approx(slow(found, true, over, None))
-    metric.reset()
-    metric(found[:3], true[:3])
-    assert metric.aggregate().item() == pytest.approx(slow(found[:3], true[:3], over, None))
-
-
-def test_settings_and_order_of_use() -> None:
-    with pytest.raises(ValueError, match="over must be 'true' or 'detected', got 'all'"):
-        AverageIoU(classes=["RBC"], over="all")  # type: ignore[arg-type]
+def test_settings() -> None:
     with pytest.raises(ValueError, match="over must be"):
         average_iou(torch.zeros(1, 1, 4), over="all")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"\(images, classes, 4\), got shape \(1, 4\)"):
         average_iou(torch.zeros(1, 4))
-    metric = AverageIoU(classes=["RBC"])
-    with pytest.raises(ValueError, match="AverageIoU has seen no image yet"):
-        metric.aggregate()
-    with pytest.raises(ValueError, match="needs the truth beside the detections"):
-        metric([one_class()])

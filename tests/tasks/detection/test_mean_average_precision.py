@@ -14,7 +14,6 @@ from monai.apps.detection.metrics.matching import matching_batch
 from monai.data.box_utils import box_iou
 from torch import Tensor
 
-from monai_amat.tasks.detection import MeanAveragePrecision
 from monai_amat.tasks.detection.detections import samples
 from monai_amat.tasks.detection.mean_average_precision import (
     IOU_THRESHOLDS,
@@ -171,18 +170,3 @@ def test_weights_are_repetitions_with_any_leading_axes(drawn: Callable[[int], An
             np.testing.assert_allclose(weighted[where].numpy(), average_precision(repeated).numpy(), atol=1e-12)
     nobody = average_precision(match_detections(samples(found, true, 3), 3), weights=torch.zeros(len(found)))
     assert bool(nobody.isnan().all())
-
-
-def test_the_metric_takes_batches_and_starts_anew(drawn: Callable[[int], Any]) -> None:
-    found, true = drawn(1)
-    metric = MeanAveragePrecision(classes=CLASSES)
-    metric(found[:2], true[:2])
-    metric(found[2:], list(true[2:]))
-    whole = mean_average_precision(match_detections(samples(found, true, 3), 3))
-    assert metric.aggregate().item() == whole.map.item()
-    assert metric.index().per_class50.tolist() == pytest.approx(whole.per_class50.tolist(), nan_ok=True)
-    metric.reset()
-    with pytest.raises(ValueError, match="MeanAveragePrecision has seen no image yet"):
-        metric.aggregate()
-    with pytest.raises(ValueError, match="max_detections must be at least 1"):
-        MeanAveragePrecision(classes=CLASSES, max_detections=0)

@@ -17,7 +17,7 @@ from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.data.indexed import IndexedDataset
 from monai_amat.engines import RawOutputsInferer
 from monai_amat.robustness import RobustnessCurve, compare, table_text
-from monai_amat.tasks.detection import DetectionIndices, DetectionLoss, YOLOv5, decode_detections
+from monai_amat.tasks.detection import DetectionLoss, DetectionMetric, YOLOv5, decode_detections
 
 NAMES = ("RBC", "WBC", "Platelets")
 
@@ -48,7 +48,7 @@ def run(network: YOLOv5, folder: Path, count: int = 4) -> pd.DataFrame:
         attack=ProjectedGradientDescent(steps=2, rel_step=0.5, clip_range=(0, 1)),
         noise_levels=[0, 1],
         # Without training every cell is a poor detection, and all of them count.
-        metric=DetectionIndices(classes=NAMES, min_score=0.0, decode=functools.partial(decode_detections, conf=1e-5)),
+        metric=DetectionMetric(classes=NAMES, min_score=0.0, decode=functools.partial(decode_detections, conf=1e-5)),
         output_dir=folder,
         extra_keys=(),
         inferer=RawOutputsInferer(),
@@ -71,6 +71,6 @@ def test_rows_hold_texts_and_figures_have_intervals(network: YOLOv5, tmp_path: P
     files = [(tmp_path / name / "robustness.csv").read_bytes() for name in ("whole", "parts")]
     assert files[0] == files[1]
     table = compare(
-        {"STD": tmp_path / "whole", "AMAT": tmp_path / "parts"}, metric=DetectionIndices(classes=NAMES), samples=20
+        {"STD": tmp_path / "whole", "AMAT": tmp_path / "parts"}, metric=DetectionMetric(classes=NAMES), samples=20
     )
     assert table_text(table, name="map").count("[") == 6

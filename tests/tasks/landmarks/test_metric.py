@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from monai_amat.tasks.landmarks import RadialErrors, radial_error
-from monai_amat.tasks.landmarks.metric import landmark_errors
+from monai_amat.tasks.landmarks import RadialErrorMetric
+from monai_amat.tasks.landmarks.metric import landmark_errors, radial_error
 from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 NAN = float("nan")
@@ -41,8 +41,8 @@ def target() -> dict[str, Tensor]:
     return {"landmarks": TRUTH, "spacing": SPACING}
 
 
-def frame_of(pred: Tensor) -> tuple[RadialErrors, pd.DataFrame]:
-    metric = RadialErrors(landmarks=2)
+def frame_of(pred: Tensor) -> tuple[RadialErrorMetric, pd.DataFrame]:
+    metric = RadialErrorMetric(landmarks=2)
     return metric, pd.DataFrame({name: value.numpy() for name, value in metric.columns(pred, target()).items()})
 
 
@@ -79,7 +79,7 @@ def test_figures_by_hand() -> None:
 
 def test_less_than_the_threshold() -> None:
     frame = pd.DataFrame({"error_1": [1.9999999, 2.0, 2.5, 4.0001, NAN], "no_peak_1": [0] * 5})
-    summary = RadialErrors(landmarks=1).summary(frame)
+    summary = RadialErrorMetric(landmarks=1).summary(frame)
     assert [summary[f"sdr_{name}"] for name in ("2", "2.5", "3", "4")] == [25.0, 50.0, 75.0, 75.0]
 
 
@@ -98,7 +98,7 @@ def test_giving_up_does_not_flatter() -> None:
     assert summary["no_peak"] == pytest.approx(20.0)
     # No point of the image could be further off, and none is counted as found, however small the image.
     tiny = pd.DataFrame({"error_1": [0.5, 0.5], "no_peak_1": [1, 0]})
-    assert RadialErrors(landmarks=1).summary(tiny)["sdr_2"] == 50.0
+    assert RadialErrorMetric(landmarks=1).summary(tiny)["sdr_2"] == 50.0
 
 
 def test_the_diagonal_is_the_worst_there_is() -> None:
@@ -116,7 +116,7 @@ def test_weights_are_repetitions_with_any_leading_axes() -> None:
         "error_1": draw.uniform(0, 6, 8), "error_2": draw.uniform(0, 6, 8), "no_peak_1": 0, "no_peak_2": [1, *[0] * 7],
     })  # fmt: skip
     frame.loc[3, "error_1"] = NAN
-    metric = RadialErrors(landmarks=2)
+    metric = RadialErrorMetric(landmarks=2)
     weights = draw.integers(0, 3, size=(2, 5, len(frame)))
     weighted = metric.summary(frame, weights)
     for where in np.ndindex(2, 5):
@@ -128,7 +128,7 @@ def test_weights_are_repetitions_with_any_leading_axes() -> None:
 
 def test_where_nothing_counts() -> None:
     empty = pd.DataFrame({"error_1": [NAN, NAN], "no_peak_1": [0, 0]})
-    summary = RadialErrors(landmarks=1, thresholds=[1.5]).summary(empty)
+    summary = RadialErrorMetric(landmarks=1, thresholds=[1.5]).summary(empty)
     assert list(summary) == ["mre", "sdr_1.5", "no_peak", "mre_1", "sdr_1.5_1"]
     assert all(math.isnan(value) for value in summary.values())
 
@@ -150,7 +150,7 @@ def test_the_radius_is_that_of_the_maps() -> None:
     [
         (torch.zeros(3, 9, 40, 60), target(), ValueError, r"2 landmarks need maps \(B, 6, H, W\)"),
         (torch.zeros(3, 6, 40), target(), ValueError, r"\(3, 6, 40\)"),
-        (torch.randn(3, 6, 40, 60), {"spacing": SPACING}, KeyError, r"\['landmarks'\].*holds \['spacing'\]"),
+        (torch.randn(3, 6, 40, 60), {"spacing": SPACING}, KeyError, r"\['landmarks'\].*with \['spacing'\]"),
         (torch.randn(3, 6, 40, 60), {**target(), "spacing": SPACING[:, :1]}, ValueError, r"spacing must be \(3, 2\)"),
         (
             torch.randn(3, 6, 40, 60),
@@ -162,7 +162,7 @@ def test_the_radius_is_that_of_the_maps() -> None:
 )
 def test_bad_input(pred: Tensor, truth: dict[str, Tensor], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
-        RadialErrors(landmarks=2).columns(pred, truth)
+        RadialErrorMetric(landmarks=2).columns(pred, truth)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +178,7 @@ def test_bad_input(pred: Tensor, truth: dict[str, Tensor], error: type[Exception
 )
 def test_bad_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=next(iter(settings))):
-        RadialErrors(**{"landmarks": 2} | settings)
+        RadialErrorMetric(**{"landmarks": 2} | settings)
 
 
 def test_missing_columns_are_named() -> None:

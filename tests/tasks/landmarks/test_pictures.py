@@ -25,7 +25,7 @@ from monai_amat.robustness.figure import PALETTE, new_figure
 from monai_amat.tasks.landmarks import (
     LandmarkExample,
     LandmarkExamples,
-    RadialErrors,
+    RadialErrorMetric,
     decode_landmarks,
     make_landmark_examples,
     plot_landmark_examples,
@@ -136,7 +136,7 @@ def test_the_title_says_what_the_table_does() -> None:
     pred = torch.zeros(1, 6, 20, 14)
     pred[0, 0, 5, 8] = 5.0
     target = {"landmarks": TRUTH[None, :2], "spacing": torch.tensor([[0.5, 2.0]])}
-    metric = RadialErrors(landmarks=2)
+    metric = RadialErrorMetric(landmarks=2)
     with pytest.warns(UserWarning, match="1 of 2 heat maps have no peak"):
         mre = metric.summary(pd.DataFrame(metric.columns(pred, target)))["mre"]
         attacked = Attacked("STD", 0.0, (torch.zeros(1, 1, 20, 14),) * 2, (pred, pred), target)

@@ -15,7 +15,7 @@ from sklearn.metrics import f1_score
 from torch import Tensor
 from torch.nn.functional import one_hot
 
-from monai_amat.tasks.segmentation import average_dice, dice, dice_counts, foreground, total_dice
+from monai_amat.tasks.segmentation.overlap import average_dice, dice, dice_counts, foreground, total_dice
 
 TRUTH = torch.tensor([[[[1, 1, 0], [2, 0, 0]]], [[[0, 0, 0], [0, 0, 0]]]])
 GUESS = torch.tensor([[[[1, 0, 0], [2, 2, 0]]], [[[0, 0, 2], [0, 0, 0]]]])

@@ -44,9 +44,9 @@ def decode_landmarks(pred: Tensor, radius: float) -> Tensor:
         tensor([[[3.1250, 3.7500]]])
     """
     if pred.ndim != 4 or pred.shape[1] % 3 or not pred.shape[1]:
-        raise ValueError(f"pred must be maps (B, 3·L, H, W), but has shape {tuple(pred.shape)}")
+        raise ValueError(f"pred must be maps (B, 3·L, H, W), got shape {tuple(pred.shape)}")
     if not (math.isfinite(radius) and radius >= 1):
-        raise ValueError(f"radius must be at least 1 pixel, but is {radius:g}")
+        raise ValueError(f"radius must be at least 1 pixel, got {radius:g}")
     maps = pred.detach().as_subclass(Tensor)
     maps = maps if maps.dtype == torch.float64 else maps.float()
     heat, offset_y, offset_x = (part.flatten(2) for part in maps.chunk(3, dim=1))
