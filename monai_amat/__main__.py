@@ -1,4 +1,4 @@
-"""`python -m monai_amat`: whole studies from the command line."""
+"""`monai-amat`, or `python -m monai_amat`: whole studies from the command line."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-__all__ = ["main"]
+__all__ = ["command", "main"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -98,14 +98,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m monai_amat", description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        prog="monai-amat", description="Adversarial robustness of MONAI models.", allow_abbrev=False
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     more = "further --id value pairs are set in every bundle run, for example --max_epochs 5"
 
     quick = commands.add_parser("quickstart", help="three arms at a small scale, in minutes", epilog=more)
     quick.add_argument("--output_dir", default="runs/quickstart", help="where results go (%(default)s)")
     quick.add_argument("--dataset_dir", help="Decathlon folder; the built-in phantom by default")
-    quick.add_argument("--bundle", help="bundle folder; bundles/hippocampus_amat of the repository by default")
+    quick.add_argument("--bundle", help="bundle folder; by default the hippocampus bundle is written into OUTPUT_DIR")
 
     compare = commands.add_parser("compare", help="a whole study: train, calibrate, attack, compare", epilog=more)
     compare.add_argument("--bundle", required=True, help="bundle folder")
@@ -214,7 +216,12 @@ def _values(rest: Sequence[str]) -> dict[str, str]:
     return values
 
 
-if __name__ == "__main__":
-    # Told to end, by `timeout` or a queue, it stops what it has started, as when it is interrupted.
+def command() -> None:
+    """Run the command line of this process and exit: the entry point of `monai-amat`."""
+    # SIGTERM, as from `timeout` or a queue, stops the processes of a study, as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())
+
+
+if __name__ == "__main__":
+    command()

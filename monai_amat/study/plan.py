@@ -25,7 +25,7 @@ _OWN = (
     *("source_checkpoint", "thresholds_file"),
 )
 # What else there is in an arm's folder or in the study's.
-_TAKEN = ("arms", "calibrate", "logs", "models", "phantom", "strength", "thresholds", "train")
+_TAKEN = ("arms", "calibrate", "hippocampus_amat", "logs", "models", "phantom", "strength", "thresholds", "train")
 
 
 @dataclass(frozen=True)

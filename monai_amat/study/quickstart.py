@@ -9,6 +9,7 @@ import pandas as pd
 
 from monai_amat.study.compare import Study
 from monai_amat.tasks.segmentation import write_phantom
+from monai_amat.templates import paper_settings, write_bundle
 
 __all__ = ["ARMS", "quickstart"]
 
@@ -27,18 +28,21 @@ def quickstart(
     Args:
         output_dir: where everything goes.
         dataset_dir: a Decathlon folder that fits the bundle; the built-in phantom by default, made beside the results.
-        bundle: the bundle; `bundles/hippocampus_amat` of the repository by default.
-        values: values for every run, by config id.
+        bundle: the bundle; by default the paper's hippocampus bundle, written to `output_dir/hippocampus_amat`.
+        values: values for every run, by config ID.
 
     Returns:
         the table, see `compare`.
 
     Raises:
+        FileExistsError: when `output_dir/hippocampus_amat` holds another bundle.
         FileNotFoundError: when there is no such bundle or data set.
     """
     output_dir = Path(output_dir)
+    if dataset_dir is not None and not Path(dataset_dir).expanduser().is_dir():
+        raise FileNotFoundError(f"no data set at {Path(dataset_dir).expanduser().resolve()}")
     if bundle is None:
-        bundle = Path(__file__).resolve().parents[2] / "bundles" / "hippocampus_amat"
+        bundle = write_bundle(paper_settings("hippocampus"), output_dir / "hippocampus_amat")
     if dataset_dir is None:
         dataset_dir = output_dir / "phantom"
         print(f"==> making the phantom data set in {dataset_dir}", flush=True)

@@ -220,7 +220,7 @@ def test_help_comes_at_once(words: list[str], tmp_path: Path) -> None:
         [sys.executable, "-c", HELP, *words], capture_output=True, text=True, check=False, cwd=tmp_path
     )
     assert shown.returncode == 0, shown.stderr
-    assert "usage: python -m monai_amat" in shown.stdout
+    assert "usage: monai-amat" in shown.stdout
     for name in (
         ("quickstart", "compare", "phantom")
         if words == ["--help"]

@@ -151,7 +151,7 @@ def test_the_quickstart_does_it_all(
     assert list(dict.fromkeys(table["arm"])) == ["STD", "SAT 5", "AMAT"]
     assert {path.name for path in (tmp_path / "quick").iterdir()} == {
         *("arms", "costs.csv", "costs.md", "curve.png", "curve_tvdi.png", "differences.csv", "differences.md"),
-        *("examples.png", "margins.png", "phantom", "robustness.csv", "summary.json", "table.md"),
+        *("examples.png", "hippocampus_amat", "margins.png", "phantom", "robustness.csv", "summary.json", "table.md"),
     }
     assert len(json.loads((tmp_path / "quick" / "phantom" / "dataset.json").read_text())["training"]) == 30
     shown = capsys.readouterr().out
