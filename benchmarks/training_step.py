@@ -38,7 +38,7 @@ NAME = "training_step"
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "hippocampus_amat" / "configs"
 ARMS = {"SAT": ["sat"], "AMAT paper": ["amat"], "AMAT boundary": ["amat", "amat_boundary"]}
 # What the trainer does between epochs is not part of a step.
-LEFT_OUT = ("ValidationHandler", "StatsHandler", "TensorBoardStatsHandler", "ProgressBar", "ResumeHandler")
+LEFT_OUT = ("ValidationHandler", "StatsHandler", "TensorBoardStatsHandler", "ProgressHandler", "ResumeHandler")
 QUICK = {"patch_size": [32, 32], "base_features": 4, "batch_size": 4, "train_cases": 3, "attack_steps": 2}
 
 

@@ -15,6 +15,7 @@ from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
 from monai_amat.changes import changes
+from monai_amat.ending import say_how_to_go_on
 from monai_amat.engines import unwrap
 from monai_amat.files import whole_file
 from monai_amat.handlers.plain_state import plain_state
@@ -143,6 +144,7 @@ class ResumeHandler:
         self._check_ranks_agree(0 if found is None else found[1]["epoch"])
         if found is not None:
             self._restore(engine, *found)
+        _say_how_to_go_on(engine.state.epoch, engine.state.max_epochs)
 
     # ------------------------------------------------------------------ saving
 
@@ -166,6 +168,7 @@ class ResumeHandler:
                 old.unlink()
         if is_distributed():
             dist.barrier()
+        _say_how_to_go_on(epoch, engine.state.max_epochs)
 
     def _states(self, engine: Any) -> dict[str, Any]:
         return {name: plain_state(value.state_dict(), name) for name, value in self._all_objects(engine).items()}
@@ -264,6 +267,11 @@ class ResumeHandler:
                 f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeHandler the same objects "
                 "and the trainer the same amp as before, or use another save_dir."
             )
+
+
+def _say_how_to_go_on(saved: int, last: int) -> None:
+    where = f"goes on from epoch {saved + 1} of {last}" if saved < last else "finds the training complete"
+    say_how_to_go_on(f"the same command {where}")
 
 
 def _first_line(error: Exception) -> str:

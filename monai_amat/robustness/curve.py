@@ -24,6 +24,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import Attack
+from monai_amat.ending import say_how_to_go_on
 from monai_amat.engines import PrepareBatchNoisy, network_fingerprint
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric, metric_rows
@@ -147,6 +148,7 @@ class RobustnessCurve:
             )
         with self.store:
             self.store.guard(self._guarded())
+            say_how_to_go_on("the same command goes on with the samples that are missing")
             # Training may have left the data set in a later epoch; what is drawn here must not depend on that.
             self.data.set_epoch(0)
             for module in (self.network, self.loss, self.source, self.attack_loss):

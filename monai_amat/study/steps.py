@@ -221,10 +221,14 @@ def _spent_until_killed(opened: Mapping[str, Any] | None, log: Path) -> float:
 
 
 def _cause(errors: str) -> str:
-    """What went wrong, rather than in which part of a configuration: the innermost error that this package raised.
+    """What went wrong, rather than in which part of a configuration.
 
-    Where it raised none, the first of the chain.
+    That is the line with which `monai_amat.ending` closes a run. Without one it is the innermost error that this
+    package raised, or else the first of the chain.
     """
+    closing = errors.rpartition("\nerror: ")
+    if closing[1]:
+        return closing[2].strip()
     chain = errors[errors.find("Traceback") :] if "Traceback" in errors else errors
     package = re.escape(str(Path(__file__).parents[1]))
     own = re.search(rf'^  File "{package}.*\n(?:    .*\n)*([\w.]+: .*)', chain, re.MULTILINE)

@@ -185,7 +185,7 @@ def test_several_gpus_share_the_batch_and_only_the_first_reports(any_bundle: Bun
     assert share <= changed
     assert added == {"backend", "batch_size_per_gpu", "finalize"}
     single, several = any_bundle.merged(), any_bundle.merged("multi_gpu_train")
-    reporters = {"StatsHandler", "TensorBoardStatsHandler", "ignite.handlers.ProgressBar"}
+    reporters = {"StatsHandler", "TensorBoardStatsHandler", "monai_amat.handlers.ProgressHandler"}
     for part in ("train", "validate"):
         handlers = several[part]["handlers"]
         silent = [handler["_target_"] for handler in handlers if "_disabled_" in handler]
