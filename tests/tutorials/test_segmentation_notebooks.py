@@ -11,7 +11,7 @@ import pytest
 from nbclient import NotebookClient
 
 TUTORIALS = Path(__file__).resolve().parents[2] / "tutorials"
-NAMES = ("from_clone_to_curve", "your_own_workflow", "reading_a_curve")
+NAMES = ("from_clone_to_curve", "your_own_workflow", "reading_a_curve", "noisy_volumes")
 
 
 def read(name: str) -> Any:
@@ -89,3 +89,21 @@ def test_reading_a_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     assert largest > 2 * mean
     for weak, strong in re.findall(r"is ([\d.]+) after 1 step, ([\d.]+) after 10", told):
         assert float(strong) <= float(weak)
+
+
+@pytest.mark.slow
+def test_noisy_volumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    told, pictures = executed("noisy_volumes", tmp_path, monkeypatch)
+    assert pictures == 1
+    # The file has the whole noise: 10/√8192 per voxel.
+    assert "norm of the noise 10.00: 0.110 standard deviations of grey values per voxel" in told
+    assert "same affine: True" in told
+    scores = {
+        line.partition(":")[0]: {kind: float(value) for kind, value in re.findall(r"([a-z][a-z ]*) (\d\.\d+)", line)}
+        for line in told.splitlines()
+        if line.startswith(("first:", "second:"))
+    }
+    for network in scores.values():
+        assert network["noisy"] < network["random noise"] - 0.02
+        assert abs(network["random noise"] - network["clean"]) < 0.02
+    assert scores["first"]["noisy"] < scores["second"]["noisy"]
