@@ -128,3 +128,13 @@ def test_unknown_subpackage_is_an_attribute_error() -> None:
     assert monai_amat.attacks.ProjectedGradientDescent().steps == 20  # type: ignore[attr-defined, unused-ignore]
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         monai_amat.nothing  # noqa: B018 - the access is the test
+
+
+def test_contributing_shows_the_rooms_and_their_arrows() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    groups = {"small": SMALL, "core": set(CORE), "–": set[str]()}
+    shown: dict[str, set[str]] = {}
+    for names, _, uses in re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| (.+) \| ([\w, –]+) \|$", text, re.MULTILINE):
+        allowed = set().union(*(groups.get(use, {use}) for use in uses.split(", ")))
+        shown |= dict.fromkeys(re.findall(r"\w+", names), allowed)
+    assert shown == ALLOWED
