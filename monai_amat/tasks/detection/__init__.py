@@ -3,6 +3,13 @@
 from monai_amat.tasks.detection.data.images import list_images
 from monai_amat.tasks.detection.data.voc import BCCD_CLASSES, load_voc
 from monai_amat.tasks.detection.drawing import draw_boxes
+from monai_amat.tasks.detection.loss.attack_loss import (
+    AppearingLoss,
+    DetectionAttackLoss,
+    MatchedConfidence,
+    VanishingLoss,
+    WrongClassLoss,
+)
 from monai_amat.tasks.detection.loss.classic_loss import ClassicYOLOv5Loss
 from monai_amat.tasks.detection.loss.detection_loss import DetectionLoss
 from monai_amat.tasks.detection.metric import DetectionMetric
@@ -27,10 +34,12 @@ from monai_amat.tasks.detection.writer import DetectionFilesHandler
 
 __all__ = [
     "BCCD_CLASSES",
+    "AppearingLoss",
     "BoxTargetsd",
     "BoxesToNatived",
     "ClassicYOLOv5",
     "ClassicYOLOv5Loss",
+    "DetectionAttackLoss",
     "DetectionExample",
     "DetectionExamples",
     "DetectionFilesHandler",
@@ -39,9 +48,12 @@ __all__ = [
     "DetectionParts",
     "Letterboxd",
     "LoadRGBImaged",
+    "MatchedConfidence",
     "RandAffineBoxesd",
     "RandColourJitterd",
     "RandFlipBoxesd",
+    "VanishingLoss",
+    "WrongClassLoss",
     "YOLOv5",
     "decode_detections",
     "draw_boxes",

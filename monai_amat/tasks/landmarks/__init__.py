@@ -1,5 +1,6 @@
 """Landmarks of cephalograms: data, network, loss, metrics, pictures, files."""
 
+from monai_amat.tasks.landmarks.attack_loss import CappedDistance, HeatmapLikelihood, TargetedLikelihood
 from monai_amat.tasks.landmarks.data.cephalograms import load_cephalograms
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES
 from monai_amat.tasks.landmarks.data.radiographs import list_radiographs
@@ -23,8 +24,10 @@ from monai_amat.tasks.landmarks.writer import LandmarkFilesHandler
 
 __all__ = [
     "LANDMARK_NAMES",
+    "CappedDistance",
     "HeatmapBCE",
     "HeatmapDice",
+    "HeatmapLikelihood",
     "HeatmapOffsetLoss",
     "HeatmapTerm",
     "LandmarkExample",
@@ -36,6 +39,7 @@ __all__ = [
     "MultiTaskUNet",
     "PredictedLandmarksd",
     "RadialErrorMetric",
+    "TargetedLikelihood",
     "decode_landmarks",
     "draw_landmarks",
     "list_radiographs",

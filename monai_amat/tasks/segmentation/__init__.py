@@ -1,5 +1,6 @@
 """Segmentation of Decathlon-style volumes, slice by slice: data, network, loss, metrics, pictures, files."""
 
+from monai_amat.tasks.segmentation.attack_loss import SmoothDiceIndex
 from monai_amat.tasks.segmentation.data.decathlon import Decathlon, Split, split
 from monai_amat.tasks.segmentation.data.fit import check_fit
 from monai_amat.tasks.segmentation.data.sampling_weights import oversampled_weights
@@ -39,6 +40,7 @@ __all__ = [
     "PlaneSpacingd",
     "SegmentationExamples",
     "SlicePlaned",
+    "SmoothDiceIndex",
     "Split",
     "balanced_subset",
     "check_fit",

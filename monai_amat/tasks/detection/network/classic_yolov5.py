@@ -52,7 +52,7 @@ class ClassicYOLOv5(nn.Module):
         output = self.network(image.as_subclass(Tensor))
         if self.training:
             return _levels(output)
-        decoded = _decoded(output).detach()
+        decoded = _decoded(output)
         return {"levels": _levels(output[1] if len(output) > 1 else None), "decoded": decoded}
 
 
