@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from monai_amat.losses import PerSample, PerSampleLoss
     from monai_amat.margins import (
         Absolute,
+        AdaptiveMargins,
         BoundaryRule,
         LinearRadius,
         MetricAtLeast,
@@ -55,6 +56,7 @@ _ROOMS = ("attacks", "data", "engines", "handlers", "integrations", "losses", "m
 _HOME = {
     "Absolute": "margins",
     "AdaptiveMarginHandler": "handlers",
+    "AdaptiveMargins": "margins",
     "AdversarialNoised": "engines",
     "AdversarialOutputHandler": "handlers",
     "AttackStrength": "robustness",

@@ -22,7 +22,7 @@ ALLOWED = {
     "attacks": SMALL,
     "losses": SMALL,
     "data": SMALL,
-    "margins": {*SMALL, "losses"},
+    "margins": {*SMALL, "attacks", "losses"},
     "engines": {*SMALL, "attacks", "losses", "margins"},
     "handlers": {*SMALL, "attacks", "losses", "margins", "engines", "data"},
     "robustness": {*SMALL, *CORE},

@@ -6,7 +6,7 @@ from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwra
 from monai_amat.engines.halves import OwnStatisticsInferer, SeparateForwardsInferer
 from monai_amat.engines.inferer import FrozenInferer
 from monai_amat.engines.objective import BatchObjective, measure
-from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy, RadiusSource
+from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy
 from monai_amat.engines.prepare_targets import PrepareBatchTargets
 from monai_amat.engines.raw_outputs import RawOutputsInferer
 from monai_amat.engines.weights import load_weights, save_weights
@@ -20,7 +20,6 @@ __all__ = [
     "PrepareBatchAdversarial",
     "PrepareBatchNoisy",
     "PrepareBatchTargets",
-    "RadiusSource",
     "RawOutputsInferer",
     "SeparateForwardsInferer",
     "couples_samples",

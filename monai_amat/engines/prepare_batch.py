@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from numbers import Real
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from monai.engines.utils import PrepareBatch, PrepareBatchDefault
@@ -18,16 +18,9 @@ from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwra
 from monai_amat.engines.objective import BatchObjective
 from monai_amat.engines.trees import batch_size, double, like, plain
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.margins.acceptance import Acceptance, Measurement
+from monai_amat.margins import Acceptance, AdaptiveMargins, Measurement, RadiusSource, SampleMargins
 
-__all__ = ["AttackedBatch", "PrepareBatchAdversarial", "PrepareBatchNoisy", "RadiusSource"]
-
-
-class RadiusSource(Protocol):
-    """Radius by sample ID: `SampleMargins`, or a schedule of the user's own."""
-
-    def __getitem__(self, ids: Tensor) -> Tensor:
-        """Radius `(n,)` of samples `ids` `(n,)`."""
+__all__ = ["AttackedBatch", "PrepareBatchAdversarial", "PrepareBatchNoisy"]
 
 
 @dataclass(frozen=True)
@@ -153,8 +146,9 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         network: the network that is trained; wrappers (DDP, compile) are looked through.
         loss: the loss that is trained.
         attack: makes x̃ (line 3 of Algorithm 1).
-        radius: ε for every sample (SAT), or an object with a radius by sample ID (AMAT: the margins).
-        acceptance: when is x̃ still good enough (line 9); AMAT only.
+        radius: ε for every sample (SAT), `AdaptiveMargins` (AMAT), or another `RadiusSource`.
+        acceptance: when x̃ is still good enough, for an attack that needs verdicts at a radius that does not adapt;
+            `AdaptiveMargins` bring their own.
         prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied inside the attack; a plain forward by default.
         id_key: where batches carry the sample IDs; see `IndexedDataset`.
@@ -163,8 +157,9 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
     What it did last is in `last`, for the handlers. Tensors are returned plain, without MONAI metadata.
 
     Raises:
-        TypeError: for a loss that is not per sample, or a radius of neither kind.
-        ValueError: for a radius that is negative or not finite, or an attack that needs verdicts without acceptance.
+        TypeError: for a loss that is not per sample, an attack without its two properties, or a radius of no kind.
+        ValueError: for a radius that is negative or not finite, an attack that needs verdicts without acceptance, or
+            margins whose acceptance or rule does not fit loss or attack.
     """
 
     def __init__(
@@ -193,8 +188,22 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
             radius = float(radius)
             if not 0 <= radius < float("inf"):
                 raise ValueError(f"radius must be finite and not negative, got {radius}")
+        elif isinstance(radius, SampleMargins):
+            raise TypeError(
+                "radius is SampleMargins, which do not move by themselves; give AdaptiveMargins(margins, acceptance=…, "
+                "rule=…), or the tensor margins.values for margins that stay as they are"
+            )
         elif not hasattr(radius, "__getitem__") or isinstance(radius, str):
             raise TypeError(f"radius must be a number or an object with a radius by sample ID, got {radius!r}")
+        margins = radius if isinstance(radius, AdaptiveMargins) else None
+        if margins is not None and acceptance is not None:
+            raise ValueError("radius=AdaptiveMargins(…) has an acceptance already; leave acceptance= out")
+        if margins is not None and attack.needs_verdicts and not margins.judges_path:
+            raise ValueError(
+                f"{type(attack).__name__} returns points that are accepted by construction, so that "
+                f"{type(margins.rule).__name__} would only ever grow margins; use BoundaryRule"
+            )
+        acceptance = acceptance if margins is None else margins.acceptance
         if attack.needs_verdicts and acceptance is None:
             raise ValueError(f"{type(attack).__name__} follows the acceptance boundary: give acceptance=")
         unknown = sorted(acceptance.judged - set(loss.judged)) if acceptance is not None else []
@@ -203,10 +212,11 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
                 f"thresholds are for the terms {unknown}, but {type(loss).__name__} is judged on {list(loss.judged)}; "
                 "calibrate with the loss that is trained"
             )
-        self.radius = radius
+        self.radius: float | RadiusSource = radius
+        self.adaptive = margins
         self.acceptance = acceptance
-        #: Whether the attack must say if every iterate was accepted; set by a handler whose rule judges the path.
-        self.judge_path = attack.needs_verdicts
+        #: Whether every iterate of the attack gets a verdict.
+        self.judge_path = attack.needs_verdicts or (margins is not None and margins.judges_path)
         # Where no layer couples samples or draws numbers the training forward measures the same.
         self._measure_frozen = acceptance is not None and couples_samples(unwrap(network))
 

@@ -1,6 +1,6 @@
 """Ignite handlers for MONAI's engines."""
 
-from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler, Visits
+from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler
 from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, AdversarialOutputHandler
 from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
@@ -29,5 +29,4 @@ __all__ = [
     "ResumeHandler",
     "ShuffleMarginsHandler",
     "ThresholdHandler",
-    "Visits",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from ignite.engine import Events
 from monai.engines.utils import IterationEvents
 from monai.utils.enums import CommonKeys
@@ -90,7 +91,7 @@ class AdversarialOutputHandler:
                 f"a batch of {len(last.clean)} was doubled, but the trainer's outputs hold {found} samples: are they "
                 "split already? AdaptiveMarginHandler brings its own AdversarialOutputHandler; attach only one"
             )
-        both = measure(self.prepare_batch.loss, plain(output[CommonKeys.PRED]), plain(output[CommonKeys.LABEL]))
+        both = self._measure(engine, last, plain(output[CommonKeys.PRED]), plain(output[CommonKeys.LABEL]))
         self.clean, self.noisy = (_half(both, last, which) for which in (0, 1))
         output[CommonKeys.IMAGE] = last.clean
         output[CommonKeys.LABEL] = last.target
@@ -100,6 +101,16 @@ class AdversarialOutputHandler:
         # What the frozen network measured, where the training forward measures something else, is what counts.
         self.clean = last.clean_measured or self.clean
         self.noisy = last.noisy_measured or self.noisy
+
+    def _measure(self, engine: Any, last: AttackedBatch, pred: Any, label: Any) -> Measurement:
+        """What the training forward measured; the trainer's loss has computed its terms already."""
+        loss = self.prepare_batch.loss
+        terms = loss.take_terms() if engine.loss_function is loss else None
+        fits = terms is not None and all(len(values) == 2 * len(last.clean) for values in terms.values())
+        if not fits and (last.clean_measured is None or last.noisy_measured is None):
+            return measure(loss, pred, label)
+        with torch.no_grad():
+            return Measurement(terms if terms is not None and fits else {}, loss.prediction(pred, label), label)
 
 
 def _half(both: Measurement, last: AttackedBatch, which: int) -> Measurement:

@@ -13,8 +13,9 @@ import torch
 from ignite.engine import Events
 
 from monai_amat.files import write_text_whole
-from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler, Visits
+from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler
 from monai_amat.handlers.ranks import rank
+from monai_amat.margins import Visits
 
 __all__ = ["MarginStatsHandler"]
 
@@ -50,8 +51,9 @@ class MarginStatsHandler:
         log_dir: str | Path | None = None,
         groups: Sequence[str] | None = None,
     ) -> None:
-        if groups is not None and len(groups) != len(margins.margins):
-            raise ValueError(f"{len(margins.margins)} margins need as many group names, got {len(groups)}")
+        size = len(margins.adaptive)
+        if groups is not None and len(groups) != size:
+            raise ValueError(f"{size} margins need as many group names, got {len(groups)}")
         self.margins = margins
         self.path = None if path is None else Path(path)
         self.log_dir = log_dir
@@ -97,7 +99,7 @@ class MarginStatsHandler:
             self._to_tensorboard(engine.state.epoch)
 
     def _summarise(self, epoch: int) -> dict[str, float]:
-        values = self.margins.margins.values
+        values = self.margins.adaptive.values
         row: dict[str, float] = {"epoch": epoch, "mean": float(values.mean()), "max": float(values.max())}
         # torch.quantile refuses more than 16 million values; a sort does not.
         ordered = values.sort().values
@@ -112,7 +114,7 @@ class MarginStatsHandler:
         for name in ("accepted", "clean_accepted", "noise_norm"):
             row[name] = float(joined(name).mean()) if count else float("nan")
         # By epoch, margins moved once all visits were noted.
-        after = values[joined("ids").long()] if self.margins.rule.by_epoch else joined("after")
+        after = values[joined("ids").long()] if self.margins.adaptive.rule.by_epoch else joined("after")
         # By more than the rounding of a norm, which moves a margin in its seventh digit.
         row["shrank"] = float((after < (1 - 1e-4) * joined("before")).double().mean()) if count else float("nan")
         row["gradient_evaluations"] = float(joined("steps").sum())
@@ -146,7 +148,7 @@ class MarginStatsHandler:
         for name, value in self.row.items():
             if name != "epoch":
                 self._writer.add_scalar(f"margins/{name}", value, epoch)
-        self._writer.add_histogram("margins/values", self.margins.margins.values, epoch)
+        self._writer.add_histogram("margins/values", self.margins.adaptive.values, epoch)
 
     def _close(self, engine: Any) -> None:
         if self._writer is not None:

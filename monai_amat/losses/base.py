@@ -94,6 +94,7 @@ class PerSampleLoss(nn.Module, ABC):
         if isinstance(judged, str) or not judged:
             raise ValueError(f"judged must be a non-empty sequence of term names or 'total', but is {judged!r}.")
         self.judged = tuple(judged)
+        self._forward_terms: dict[str, Tensor] | None = None
 
     @abstractmethod
     def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
@@ -134,7 +135,17 @@ class PerSampleLoss(nn.Module, ABC):
         batch = tree_leaves(pred)[0].shape[0]
         for name, value in terms.items():
             check_per_sample(value, batch, name)
-        return self.total(terms)
+        total = self.total(terms)
+        self._forward_terms = {name: value.detach() for name, value in {**terms, "total": total}.items()}
+        return total
+
+    def take_terms(self) -> dict[str, Tensor] | None:
+        """The terms and `"total"` of the last `forward`, detached, `(B,)` each, so that no one computes them again.
+
+        They are given once; None where no forward came since.
+        """
+        terms, self._forward_terms = self._forward_terms, None
+        return terms
 
     def prediction(self, pred: Any, target: Any) -> Any:
         """What metrics and pictures look at: here all of `pred`."""

@@ -10,6 +10,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from monai_amat.margins.thresholds import RunningThresholds
+
 __all__ = ["Absolute", "Acceptance", "Measurement", "MetricAtLeast", "Relative", "ThresholdSource"]
 
 
@@ -62,6 +64,11 @@ class Acceptance(ABC):
         """Names of the loss terms it has thresholds for, as far as they are known before training."""
         return frozenset()
 
+    @property
+    def running(self) -> tuple[RunningThresholds, ...]:
+        """The thresholds that training must update for it, each once."""
+        return ()
+
     def __and__(self, other: Acceptance) -> Acceptance:
         return _Both(self, other)
 
@@ -85,6 +92,11 @@ class _Pair(Acceptance):
     @property
     def judged(self) -> frozenset[str]:
         return self.first.judged | self.second.judged
+
+    @property
+    def running(self) -> tuple[RunningThresholds, ...]:
+        """Those of both; an object that both use counts once."""
+        return tuple({id(running): running for running in (*self.first.running, *self.second.running)}.values())
 
 
 class _Both(_Pair):
@@ -125,6 +137,11 @@ class Absolute(Acceptance):
     def judged(self) -> frozenset[str]:
         """The terms that have a ξ."""
         return frozenset(self._values)
+
+    @property
+    def running(self) -> tuple[RunningThresholds, ...]:
+        """The thresholds, where they are kept while training."""
+        return (self.thresholds,) if isinstance(self.thresholds, RunningThresholds) else ()
 
     @property
     def _values(self) -> Mapping[str, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from ignite.engine import Events
@@ -11,7 +11,14 @@ from torch import Tensor
 
 from monai_amat.seeding import fold, generator
 
-__all__ = ["LinearRadius", "RadiusSchedule", "UniformRadius"]
+__all__ = ["LinearRadius", "RadiusSchedule", "RadiusSource", "UniformRadius"]
+
+
+class RadiusSource(Protocol):
+    """A radius by sample ID: `AdaptiveMargins`, a `RadiusSchedule`, a tensor, or an object of the user's own."""
+
+    def __getitem__(self, ids: Tensor) -> Tensor:
+        """Radius `(n,)` of the samples `ids` `(n,)`."""
 
 
 class RadiusSchedule(ABC):

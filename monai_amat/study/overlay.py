@@ -195,15 +195,19 @@ def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, table:
         },
         "thresholds": {"_target_": "monai_amat.margins.RunningThresholds", "warmup": "@amat#warmup"},
         "acceptance": {"_target_": "monai_amat.margins.Absolute", "thresholds": "@amat#thresholds"},
-        "handler": {
-            "_target_": "monai_amat.handlers.AdaptiveMarginHandler",
-            "prepare_batch": f"@{trainer}#prepare_batch",
+        "adaptive_margins": {
+            "_target_": "monai_amat.margins.AdaptiveMargins",
+            "margins": "@amat#margins",
+            "acceptance": "@amat#acceptance",
             "rule": {
                 "_target_": "monai_amat.margins.PaperRule",
                 "step": "@amat#epsilon",
                 "max_margin": "@amat#max_margin",
             },
-            "running": "@amat#thresholds",
+        },
+        "handler": {
+            "_target_": "monai_amat.handlers.AdaptiveMarginHandler",
+            "prepare_batch": f"@{trainer}#prepare_batch",
         },
         "margin_stats": {
             "_target_": "monai_amat.handlers.MarginStatsHandler",
@@ -211,8 +215,8 @@ def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, table:
             "path": table,
         },
     }
-    parts["prepare_batch"] |= {"radius": "@amat#margins", "acceptance": "@amat#acceptance"}
-    parts["resume"]["objects"] = {"margins": "@amat#margins", "thresholds": "@amat#thresholds"}
+    parts["prepare_batch"]["radius"] = "@amat#adaptive_margins"
+    parts["resume"]["objects"] = {"margins": "@amat#adaptive_margins"}
     parts["resume"]["settings"] |= {"max_margin": "@amat#max_margin", "warmup": "@amat#warmup"}
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 # Over which others it lies; what it may change of them, a level deep where it changes a part; and what it may add.
 Overlay = tuple[tuple[str, ...], set[str], set[str]]
 
-MARGINS = ("delta", "max_margin", "margins", "rule", "margin_handler", "margin_stats")
+MARGINS = ("delta", "max_margin", "margins", "adaptive_margins", "rule", "margin_handler", "margin_stats")
 JUDGEMENT = ("thresholds_file", "thresholds", "threshold_shift", "acceptance")
 ATTACKED = ("checkpoint", "section", "test_cases", "evaluation_steps", "evaluation_attack")
 CURVE = (
@@ -52,7 +52,7 @@ EVERYWHERE: dict[str, Overlay] = {
     "amat_boundary": (("amat",), {"attack", "rule"}, {"overlay_of"}),
     "amat_running": (
         ("amat",),
-        {"thresholds", "margin_handler", "resume_objects#thresholds", "resume_settings#thresholds"},
+        {"thresholds", "resume_settings#thresholds"},
         {"overlay_of", "warmup"},
     ),
 }

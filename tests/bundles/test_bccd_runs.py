@@ -145,7 +145,7 @@ def test_controls_and_running_thresholds(bccd: BundleRunner, run: Run, tmp_path:
         assert len({round(float(radius), 4) for radius in radii}) == {"sat_uniform": 10, "sat_ramp": 4}.get(names[1], 2)
         assert 0 <= min(radii) < max(radii) <= 1.0 + 1e-6
     run("amat", "amat_running", output_dir=str(tmp_path / "running"), warmup=2)
-    assert state(tmp_path / "running")["objects"]["thresholds"]["steps"] == 4
+    assert state(tmp_path / "running")["objects"]["margins"]["running"][0]["steps"] == 4
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(bccd: BundleRunner, run: Run, std: Path, tmp_path: Path) -> None:

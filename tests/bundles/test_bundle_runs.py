@@ -65,7 +65,6 @@ def test_every_arm_trains_and_leaves_its_files(
     state = checkpoint(tmp_path)
     kept = {"network", "optimizer", "lr_scheduler", "guard"}
     kept |= {"margins"} if "amat" in names else set()
-    kept |= {"thresholds"} if "amat_running" in names else set()
     assert set(state["objects"]) == kept
     exported, resumed = network(), network()
     load_weights(exported, tmp_path / "models" / "model.pt")
@@ -171,9 +170,9 @@ def test_running_thresholds_let_margins_wait_for_their_warm_up(bundle: BundleRun
         output = tmp_path / str(warmup)
         settings: dict[str, Any] = {"thresholds#k": 9.0, "warmup": warmup}
         bundle.run("amat", "amat_running", output_dir=str(output), **settings)
-        objects = checkpoint(output)["objects"]
-        assert objects["thresholds"]["steps"] == 4
-        assert (objects["margins"]["values"].max() > 2.6) == moved
+        margins = checkpoint(output)["objects"]["margins"]
+        assert margins["running"][0]["steps"] == 4
+        assert (margins["values"].max() > 2.6) == moved
 
 
 @pytest.mark.parametrize("names", [("amat",), ("amat", "amat_boundary")], ids="+".join)

@@ -16,7 +16,7 @@ from monai_amat.attacks import ProjectedGradientDescent
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers import AdaptiveMarginHandler, AdversarialOutputHandler
 from monai_amat.losses import PerSampleLoss
-from monai_amat.margins import Absolute, MarginRule
+from monai_amat.margins import Absolute, AdaptiveMargins, MarginRule
 from monai_amat.tasks.segmentation import DiceCELoss
 
 LOSS = DiceCELoss(smooth=1.0)
@@ -83,13 +83,10 @@ class Training:
             network=network,
             loss=loss,
             attack=ProjectedGradientDescent(steps=3, rel_step=0.5) if attack is None else attack,
-            radius=radius,
-            acceptance=None if rule is None else Absolute({"total": xi}),
+            radius=radius if rule is None else AdaptiveMargins(radius, acceptance=Absolute({"total": xi}), rule=rule),
             prepare_batch=prepare_batch,
         )
-        self.handler: Any = (
-            AdversarialOutputHandler(self.prepare) if rule is None else AdaptiveMarginHandler(self.prepare, rule)
-        )
+        self.handler: Any = (AdversarialOutputHandler if rule is None else AdaptiveMarginHandler)(self.prepare)
         self.trainer = SupervisedTrainer(
             "cpu",
             epochs,

@@ -30,8 +30,17 @@ from monai_amat.handlers import (
     ThresholdHandler,
 )
 from monai_amat.losses import PerSampleLoss
-from monai_amat.margins import Absolute, BoundaryRule, MarginRule, PaperRule, PathRule, RunningThresholds, SampleMargins
+from monai_amat.margins import (
+    AdaptiveMargins,
+    BoundaryRule,
+    MarginRule,
+    PaperRule,
+    PathRule,
+    RunningThresholds,
+    SampleMargins,
+)
 from monai_amat.tasks.segmentation import DiceCELoss
+from tests.watching import watched
 
 WORLD, SAMPLES, BATCH = 2, 10, 4
 LOSS = DiceCELoss(smooth=1.0)
@@ -95,10 +104,9 @@ def train(rule: MarginRule, attack: Any, *, xi: float | None = None, stats: Path
         network=network,
         loss=LOSS,
         attack=attack,
-        radius=margins,
-        acceptance=Absolute(running if xi is None else {"total": xi}),
+        radius=AdaptiveMargins(margins, acceptance=watched({"total": xi} if xi else None, running), rule=rule),
     )
-    handler = AdaptiveMarginHandler(prepare, rule, running=running)
+    handler = AdaptiveMarginHandler(prepare)
     summary = MarginStatsHandler(handler, path=stats)
     visited: list[list[int]] = []
     trainer = SupervisedTrainer(
@@ -139,10 +147,9 @@ def uneven(rank: int) -> dict[str, Any]:
         network=network,
         loss=Level(),
         attack=ProjectedGradientDescent(steps=4, rel_step=0.5, random_start=None),
-        radius=margins,
-        acceptance=Absolute({"total": 3.0}),
+        radius=AdaptiveMargins(margins, acceptance=watched({"total": 3.0}, running), rule=PaperRule(step=1.0)),
     )
-    handler = AdaptiveMarginHandler(prepare, PaperRule(step=1.0), running=running)
+    handler = AdaptiveMarginHandler(prepare)
     loader = [
         {"image": torch.tensor(row)[:, None], "label": torch.zeros(len(row), 1), "sample_id": torch.tensor(number)}
         for row, number in zip(pixels, ids, strict=True)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from monai_amat.attacks import BoundaryPGD, Linf, ProjectedGradientDescent, Restarts
 from monai_amat.engines import evaluating, frozen
 from monai_amat.losses import PerSampleLoss
-from monai_amat.margins import Absolute, Relative, SampleMargins
+from monai_amat.margins import Absolute, Acceptance, AdaptiveMargins, PathRule, Relative, SampleMargins
 from tests.engines.preparing import (
     LOSS,
     PGD,
@@ -49,8 +49,9 @@ def test_the_clean_half_comes_first_and_the_noisy_half_is_in_its_ball(count: int
 
 def test_last_says_what_was_done() -> None:
     of = batch()
-    prepare = adversarial(radius=SampleMargins(9, 2.0))
-    prepare.radius.values[1] = 0.5  # type: ignore[union-attr]
+    radius = torch.full((9,), 2.0)
+    radius[1] = 0.5
+    prepare = adversarial(radius=radius)
     inputs, _ = prepare({**of, "sample_id": torch.tensor([3, 1, 7, 0])})
     last = last_of(prepare)
     assert last.ids.tolist() == [3, 1, 7, 0]
@@ -214,7 +215,7 @@ def test_other_names_of_the_keys() -> None:
     of = batch()
     renamed = {**of, "case": of["sample_id"] + 5, "draw": of["sample_seed"]}
     del renamed["sample_id"], renamed["sample_seed"]
-    prepare = adversarial(radius=SampleMargins(9, 1.5), id_key="case", seed_key="draw")
+    prepare = adversarial(radius=torch.full((9,), 1.5), id_key="case", seed_key="draw")
     assert torch.equal(noisy_half(prepare, renamed), noisy_half(adversarial(), of))
     assert last_of(prepare).ids.tolist() == [5, 6, 7, 8]
 
@@ -294,11 +295,14 @@ def test_the_network_may_be_wrapped() -> None:
 # ------------------------------------------------------------------ verdicts on the path
 
 
+def path_judged(acceptance: Acceptance, radius: float = 1.5) -> AdaptiveMargins:
+    return AdaptiveMargins(SampleMargins(4, radius), acceptance=acceptance, rule=PathRule(step=1.0))
+
+
 @pytest.mark.parametrize("radius", [1.5, 0.0])
 @pytest.mark.parametrize("xi", [-10.0, 10.0])
 def test_a_judged_path_always_has_a_verdict(radius: float, xi: float) -> None:
-    prepare = adversarial(radius=radius, acceptance=Absolute({"total": xi}))
-    prepare.judge_path = True
+    prepare = adversarial(radius=path_judged(Absolute({"total": xi}), radius))
     prepare(batch())
     result = last_of(prepare).result
     assert result.all_accepted.tolist() == [xi > 0] * 4
@@ -308,11 +312,10 @@ def test_a_judged_path_always_has_a_verdict(radius: float, xi: float) -> None:
 @pytest.mark.parametrize("make", [instance_net, batch_net])
 def test_a_path_can_be_judged_relative_to_the_clean_sample(make: Any) -> None:
     network, of = make(), batch()
-    prepare = adversarial(network, acceptance=Relative(0.0))
-    prepare.judge_path = True
+    prepare = adversarial(network, radius=path_judged(Relative(0.0)))
     prepare(of)
     assert last_of(prepare).result.all_accepted.tolist() == [False] * 4  # the attack raises the loss
-    prepare.acceptance = Relative(5.0)
+    prepare = adversarial(network, radius=path_judged(Relative(5.0)))
     prepare(of)
     assert last_of(prepare).result.all_accepted.tolist() == [True] * 4
 

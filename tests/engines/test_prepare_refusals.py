@@ -12,7 +12,7 @@ from torch import nn
 
 from monai_amat.attacks import BoundaryPGD, Restarts
 from monai_amat.losses import PerSample
-from monai_amat.margins import Absolute, SampleMargins
+from monai_amat.margins import Absolute, AdaptiveMargins, PaperRule, Relative, SampleMargins
 from tests.engines.preparing import (
     adversarial,
     batch,
@@ -63,7 +63,9 @@ def test_thresholds_must_be_for_the_judged_terms() -> None:
 
 def test_margins_need_ids() -> None:
     of = batch()
-    prepare = adversarial(radius=SampleMargins(4, 1.0))
+    prepare = adversarial(
+        radius=AdaptiveMargins(SampleMargins(4, 1.0), acceptance=Relative(1.0), rule=PaperRule(step=1.0))
+    )
     with pytest.raises(KeyError, match=r"no 'sample_id'.*IndexedDataset"):
         prepare({key: of[key] for key in ("image", "label")})
     with pytest.raises(KeyError, match="no 'sample_id'"):

@@ -31,7 +31,7 @@ from monai_amat.handlers import (
     ResumeHandler,
     ThresholdHandler,
 )
-from monai_amat.margins import Absolute, MeanStd, PaperRule, SampleMargins
+from monai_amat.margins import Absolute, AdaptiveMargins, MeanStd, PaperRule, SampleMargins
 from monai_amat.robustness import RobustnessCurve
 from monai_amat.tasks.landmarks import (
     HeatmapBCE,
@@ -167,8 +167,7 @@ def test_adaptive_margins_in_monais_trainer(halves: Any, tmp_path: Path) -> None
         network=net,
         loss=LOSS,
         attack=ProjectedGradientDescent(steps=2, rel_step=0.5, clip_range=(-1, 1), random_start=InnerStart(0.5)),
-        radius=margins,
-        acceptance=Absolute(handler.thresholds),
+        radius=AdaptiveMargins(margins, acceptance=Absolute(handler.thresholds), rule=PaperRule(step=0.5)),
         prepare_batch=PrepareBatchTargets(),
     )
     inferer = OwnStatisticsInferer(net) if halves is OwnStatisticsInferer else halves and halves()
@@ -184,7 +183,7 @@ def test_adaptive_margins_in_monais_trainer(halves: Any, tmp_path: Path) -> None
         prepare_batch=prepare,
         inferer=inferer,
         train_handlers=[
-            AdaptiveMarginHandler(prepare, PaperRule(step=0.5)),
+            AdaptiveMarginHandler(prepare),
             NonFiniteGuardHandler(),
             EpochSeedHandler(2),
             ResumeHandler(tmp_path, objects),

@@ -20,7 +20,7 @@ from monai_amat.data.sampler import SeededSampler
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers import IMAGE_NOISY, PRED_NOISY, AdaptiveMarginHandler
 from monai_amat.losses import PerSampleLoss
-from monai_amat.margins import Absolute, PaperRule, SampleMargins
+from monai_amat.margins import Absolute, AdaptiveMargins, PaperRule, SampleMargins
 from tests.engines.stock import LOSS, Net, Training, batches
 
 # ------------------------------------------------------------------ crops: several visits of one sample
@@ -149,8 +149,7 @@ def test_trees_for_predictions_and_targets() -> None:
         network=network,
         loss=loss,
         attack=ProjectedGradientDescent(steps=2),
-        radius=margins,
-        acceptance=Absolute({"map": 0.42, "score": 2.1}),
+        radius=AdaptiveMargins(margins, acceptance=Absolute({"map": 0.42, "score": 2.1}), rule=PaperRule(step=1.0)),
         prepare_batch=BranchBatch(),
     )
     trainer = SupervisedTrainer(
@@ -161,7 +160,7 @@ def test_trees_for_predictions_and_targets() -> None:
         torch.optim.SGD(network.parameters(), 0.1),
         loss,
         prepare_batch=prepare,
-        train_handlers=[AdaptiveMarginHandler(prepare, PaperRule(step=1.0))],
+        train_handlers=[AdaptiveMarginHandler(prepare)],
     )
     trainer.run()
     assert prepare.last is not None

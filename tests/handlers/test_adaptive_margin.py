@@ -16,6 +16,7 @@ from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
 from monai_amat.losses import PerSampleLoss
 from monai_amat.margins import (
     Absolute,
+    AdaptiveMargins,
     BoundaryRule,
     MarginRule,
     PaperRule,
@@ -24,6 +25,7 @@ from monai_amat.margins import (
     RunningThresholds,
     SampleMargins,
 )
+from tests.watching import watched
 
 XI = 3.0
 DELTA = 1.0
@@ -69,7 +71,6 @@ class Run:
         epochs: int = 1,
         attack: Any = None,
         acceptance: Any = None,
-        running: RunningThresholds | None = None,
         size: int = 4,
         before: list[Any] | None = None,
         after: list[Any] | None = None,
@@ -80,10 +81,11 @@ class Run:
             network=network,
             loss=Level(),
             attack=ProjectedGradientDescent(**PGD) if attack is None else attack,
-            radius=self.margins,
-            acceptance=Absolute({"total": XI}) if acceptance is None else acceptance,
+            radius=AdaptiveMargins(
+                self.margins, acceptance=Absolute({"total": XI}) if acceptance is None else acceptance, rule=rule
+            ),
         )
-        self.handler = AdaptiveMarginHandler(self.prepare, rule, running=running)
+        self.handler = AdaptiveMarginHandler(self.prepare)
         self.steps: list[list[float]] = []
         self.at_epoch_end: list[list[float]] = []
         self.visits: list[Any] = []
@@ -252,7 +254,7 @@ def test_until_margins_move_after_is_before() -> None:
 def test_running_thresholds_take_the_clean_losses_and_margins_wait_for_them() -> None:
     running = RunningThresholds(momentum=0.5, warmup=2)
     loader = [a_batch([0.0, 4.0]), a_batch([0.0, 2.0]), a_batch([0.0, 9.0]), a_batch([1.0, 5.0])]
-    run = Run(loader, PaperRule(step=DELTA), acceptance=Absolute(running), running=running).run()
+    run = Run(loader, PaperRule(step=DELTA), acceptance=Absolute(running)).run()
     # Means of the steps: 2, 1, 4.5, 3. ξ before step 3 is (2/4 + 1/2) / (3/4) = 4/3, before step 4 21.5/7.
     assert run.steps == [[1, 1, 1, 1], [1, 1, 1, 1], [2, 1, 1, 1], [3, 1, 1, 1]]
     weights, means = [1 / 16, 1 / 8, 1 / 4, 1 / 2], [2, 1, 4.5, 3]
@@ -263,14 +265,14 @@ def test_running_thresholds_take_the_clean_losses_and_margins_wait_for_them() ->
 
 def test_without_warm_up_the_first_step_has_no_threshold_yet() -> None:
     running = RunningThresholds(warmup=1)
-    run = Run([a_batch([-5.0, 5.0])] * 2, PaperRule(step=DELTA), acceptance=Absolute(running), running=running).run()
+    run = Run([a_batch([-5.0, 5.0])] * 2, PaperRule(step=DELTA), acceptance=Absolute(running)).run()
     assert run.steps == [[1, 1, 1, 1], [2, 1, 1, 1]]
 
 
 def test_epoch_rules_leave_visits_of_the_warm_up_out() -> None:
     running = RunningThresholds(warmup=3)
     loader = [a_batch([-9.0], [0]), a_batch([-9.0], [1]), a_batch([3.0], [2]), a_batch([-9.0], [3])]
-    run = Run(loader, PathRule(step=DELTA), acceptance=Absolute(running), running=running).run()
+    run = Run(loader, PathRule(step=DELTA), acceptance=Absolute(running)).run()
     assert run.margins.values.tolist() == [1, 1, 1, 2]
 
 
@@ -280,7 +282,7 @@ def test_epoch_rules_leave_visits_of_the_warm_up_out() -> None:
 @pytest.mark.parametrize("rule", [PaperRule(step=DELTA), PathRule(step=DELTA)])
 def test_samples_with_a_loss_that_is_not_finite_move_nothing(rule: MarginRule) -> None:
     running = RunningThresholds(warmup=1)
-    run = Run([a_batch([0.0, 60.0, 49.5, 1.0])], rule, running=running).run()
+    run = Run([a_batch([0.0, 60.0, 49.5, 1.0])], rule, acceptance=watched({"total": XI}, running)).run()
     assert run.margins.values.tolist() == [2, 1, 1, 2]  # 49.5 is finite only without its noise
     assert run.visits[0].ids.tolist() == [0, 3]
     assert running.values == {"total": pytest.approx(0.5)}
@@ -299,7 +301,7 @@ def test_a_step_that_the_guard_skips_moves_nothing(guard_first: bool, rule: Marg
     loader = [a_batch([0.0, 60.0]), a_batch([0.5], [2]), a_batch([0.0, 60.0])]
     guard = NonFiniteGuardHandler()
     around: dict[str, Any] = {"before": [guard]} if guard_first else {"after": [guard]}
-    run = Run(loader, rule, running=running, **around).run()
+    run = Run(loader, rule, acceptance=watched({"total": XI}, running), **around).run()
     assert guard.total == 2
     assert run.margins.values.tolist() == [1, 1, 2, 1]
     assert run.steps[0] == [1, 1, 1, 1]
@@ -310,36 +312,51 @@ def test_a_step_that_the_guard_skips_moves_nothing(guard_first: bool, rule: Marg
 # ------------------------------------------------------------------ what is refused
 
 
-def prepare(**settings: Any) -> PrepareBatchAdversarial:
-    given: dict[str, Any] = {
-        "network": Scale(),
-        "loss": Level(),
-        "attack": ProjectedGradientDescent(**PGD),
-        "radius": SampleMargins(4, DELTA),
-        "acceptance": Absolute({"total": XI}),
-        **settings,
-    }
-    return PrepareBatchAdversarial(**given)
+def prepare(rule: MarginRule | None = None, acceptance: Any = None, **settings: Any) -> PrepareBatchAdversarial:
+    margins = AdaptiveMargins(
+        SampleMargins(4, DELTA),
+        acceptance=Absolute({"total": XI}) if acceptance is None else acceptance,
+        rule=PaperRule(step=DELTA) if rule is None else rule,
+    )
+    given: dict[str, Any] = {"network": Scale(), "loss": Level(), "attack": ProjectedGradientDescent(**PGD)}
+    return PrepareBatchAdversarial(**{**given, "radius": margins, **settings})
 
 
-def test_margins_must_be_sample_margins() -> None:
-    with pytest.raises(TypeError, match=r"radius=SampleMargins\(…\).*its radius is 2\.5"):
-        AdaptiveMarginHandler(prepare(radius=2.5), PaperRule(step=DELTA))
+@pytest.mark.parametrize("radius", [2.5, torch.ones(4)], ids=["number", "tensor"])
+def test_the_margins_must_be_adaptive(radius: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be AdaptiveMargins for its margins to move, got .*; give radius="):
+        AdaptiveMarginHandler(prepare(radius=radius))
 
 
-def test_an_acceptance_is_needed() -> None:
-    with pytest.raises(ValueError, match="acceptance=…"):
-        AdaptiveMarginHandler(prepare(acceptance=None), PaperRule(step=DELTA))
+def test_margins_without_a_rule_are_no_radius() -> None:
+    with pytest.raises(TypeError, match=r"radius is SampleMargins, which do not move by themselves; give Adaptive"):
+        prepare(radius=SampleMargins(4, DELTA))
+
+
+def test_one_acceptance_is_enough() -> None:
+    with pytest.raises(ValueError, match="has an acceptance already"):
+        PrepareBatchAdversarial(
+            network=Scale(),
+            loss=Level(),
+            attack=ProjectedGradientDescent(**PGD),
+            radius=prepare().radius,
+            acceptance=Absolute({"total": XI}),
+        )
 
 
 def test_boundary_attacks_need_a_rule_that_judges_the_path() -> None:
     with pytest.raises(ValueError, match=r"BoundaryPGD returns points.*PaperRule.*use BoundaryRule"):
-        AdaptiveMarginHandler(prepare(attack=BoundaryPGD()), PaperRule(step=DELTA))
-    AdaptiveMarginHandler(prepare(attack=BoundaryPGD()), BoundaryRule(step=DELTA))
+        prepare(attack=BoundaryPGD())
+    assert prepare(BoundaryRule(step=DELTA), attack=BoundaryPGD()).judge_path
+
+
+@pytest.mark.parametrize("rule", [PaperRule(step=DELTA), PathRule(step=DELTA), BoundaryRule(step=DELTA)])
+def test_whether_the_path_is_judged_is_known_before_anything_is_attached(rule: MarginRule) -> None:
+    assert prepare(rule).judge_path is rule.judges_path
 
 
 def test_another_prepare_batch_than_the_trainers_is_refused() -> None:
-    handler = AdaptiveMarginHandler(prepare(), PaperRule(step=DELTA))
+    handler = AdaptiveMarginHandler(prepare())
     run = Run([a_batch([0.0])], PaperRule(step=DELTA))
     with pytest.raises(ValueError, match="the trainer's prepare_batch must be the PrepareBatchAdversarial"):
         handler.attach(run.engine)
@@ -363,8 +380,32 @@ def test_batches_without_ids_are_refused() -> None:
         Run([batch], PaperRule(step=DELTA)).run()
 
 
-def test_running_thresholds_that_nobody_keeps_are_refused() -> None:
+class Waits(Absolute):
+    """An acceptance of the user's own that never becomes ready."""
+
+    @property
+    def ready(self) -> bool:
+        return False
+
+
+def test_an_acceptance_that_can_never_be_ready_is_refused() -> None:
     """Margins would wait for ever."""
-    acceptance = Absolute(RunningThresholds(warmup=1))
-    with pytest.raises(ValueError, match="running thresholds that nobody keeps"):
-        Run([a_batch([0.0])], PaperRule(step=DELTA), acceptance=acceptance)
+    with pytest.raises(ValueError, match="Waits is not ready and has no running thresholds"):
+        prepare(acceptance=Waits({"total": XI}))
+
+
+def test_the_loss_is_computed_once_for_training_and_verdict() -> None:
+    """The terms of the training forward are those that the trainer's loss has computed."""
+
+    class Counted(Level):
+        calls = 0
+
+        def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
+            self.calls += len(pred)
+            return super().terms(pred, target)
+
+    run = Run([a_batch([0.0, 1.5])], PaperRule(step=DELTA))
+    run.prepare.loss = run.engine.loss_function = counted = Counted()
+    run.run()
+    assert run.steps == [[2, 2, 1, 1]]
+    assert counted.calls == 4 * 2 + 4  # four steps of the attack, and the doubled batch

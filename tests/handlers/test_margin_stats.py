@@ -16,7 +16,7 @@ from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler
 from monai_amat.handlers.margin_stats import MarginStatsHandler
 from monai_amat.losses import PerSampleLoss
-from monai_amat.margins import Absolute, MarginRule, PaperRule, PathRule, SampleMargins
+from monai_amat.margins import Absolute, AdaptiveMargins, MarginRule, PaperRule, PathRule, SampleMargins
 
 
 class Level(PerSampleLoss):
@@ -55,10 +55,9 @@ class Run:
             network=network,
             loss=Level(),
             attack=ProjectedGradientDescent(steps=4, rel_step=0.5, random_start=None, clip_range=(-9.0, 3.5)),
-            radius=self.margins,
-            acceptance=Absolute({"total": 3.0}),
+            radius=AdaptiveMargins(self.margins, acceptance=Absolute({"total": 3.0}), rule=rule),
         )
-        self.handler = AdaptiveMarginHandler(prepare, rule)
+        self.handler = AdaptiveMarginHandler(prepare)
         self.stats = MarginStatsHandler(self.handler, **stats)
         self.engine = SupervisedTrainer(
             "cpu",

@@ -13,7 +13,7 @@ from monai.bundle import ConfigWorkflow
 
 from monai_amat.__main__ import main
 from monai_amat.engines import network_fingerprint, save_weights
-from monai_amat.margins import SampleMargins
+from monai_amat.margins import AdaptiveMargins
 from monai_amat.study import write_overlay
 from monai_amat.study.overlay import KINDS
 
@@ -86,7 +86,7 @@ def test_foreign_bundle_trains_adversarially(foreign: Path, kind: str) -> None:
     assert trainer.state.epoch == 2
     assert list((foreign.parent / "out" / f"{kind}_resume").glob("resume_epoch=*.pt"))
     if kind == "amat":
-        assert isinstance(inner.radius, SampleMargins) and len(inner.radius) == 6
+        assert isinstance(inner.radius, AdaptiveMargins) and len(inner.radius) == 6
 
 
 def test_attacks_are_the_papers(foreign: Path, tmp_path: Path) -> None:
@@ -122,7 +122,7 @@ def test_a_warm_up_longer_than_the_training_is_said(foreign: Path, caplog: Any) 
     overlay = foreign.with_name("amat.json")
     write_overlay("amat", [foreign], overlay, steps=1)
     workflow(foreign, overlay, **{"amat#warmup": 100}).run()
-    assert "the thresholds' warm-up takes 100 steps and training ended after 4 of them" in caplog.text
+    assert "warm-up of the running thresholds takes 100 steps, but training ended after 4 of them" in caplog.text
 
 
 def test_the_bundles_own_weights_stay(foreign: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchTargets
 from monai_amat.integrations.ultralytics.halved_criterion import DOUBLED, HalvedCriterion
 from monai_amat.integrations.ultralytics.margin_files import load_margins, margin_file, save_margins
 from monai_amat.integrations.ultralytics.settings import AMATSettings
-from monai_amat.margins import Absolute, RunningThresholds, SampleMargins
+from monai_amat.margins import AdaptiveMargins, SampleMargins
 from monai_amat.seeding import fold
 from monai_amat.tasks.detection import DetectionLoss, DetectionParts
 from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, opencv_in_one_thread, torchvision_left_out
@@ -71,11 +71,10 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         settings: AMATSettings | None = None,
     ) -> None:
         self.settings = type(self).settings if settings is None else settings
-        self.margins: SampleMargins | None = None
+        self.margins: AdaptiveMargins | None = None
         self.image_files: list[str] = []
         self._places: dict[str, int] = {}
         self._prepare: PrepareBatchAdversarial | None = None
-        self._acceptance: Absolute | None = None
         self._epoch_started: tuple[int, dict[str, Any]] | None = None
         self._verdicts: list[Tensor] = []
         self._without_torchvision: Callable[[], AbstractContextManager[None]] = nullcontext
@@ -139,11 +138,14 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         self.image_files = [str(file) for file in self.train_loader.dataset.im_files]
         self._places = {file: place for place, file in enumerate(self.image_files)}
         settings = self.settings
-        radius: float | SampleMargins
+        radius: float | AdaptiveMargins
         if settings.radius is None:
-            self._acceptance = settings.acceptance()
             fingerprint = source_fingerprint(self.image_files)
-            radius = self.margins = SampleMargins(len(self.image_files), settings.step, fingerprint=fingerprint)
+            radius = self.margins = AdaptiveMargins(
+                SampleMargins(len(self.image_files), settings.step, fingerprint=fingerprint),
+                acceptance=settings.acceptance(),
+                rule=settings.rule(),
+            )
         else:
             radius = settings.radius
         self._prepare = PrepareBatchAdversarial(
@@ -151,7 +153,6 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
             loss=loss,
             attack=settings.attack(),
             radius=radius,
-            acceptance=self._acceptance,
             prepare_batch=PrepareBatchTargets(targets=["targets"]),
         )
         model.criterion = HalvedCriterion(model.init_criterion())
@@ -178,24 +179,24 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
 
     def _move_margins(self) -> None:
         """Lines 9 to 13 of Algorithm 1."""
-        if self.margins is None or self._prepare is None or self._acceptance is None:
+        if self.margins is None or self._prepare is None:
             return
         last = self._prepare.last
         if last is None or last.ids is None or last.clean_measured is None or last.noisy_measured is None:
             return
-        if not bool(torch.isfinite(self.loss)):
-            return
-        clean, noisy = last.clean_measured, last.noisy_measured
-        accepted = self._acceptance(noisy, clean).cpu()
-        values = [measured.terms[name].cpu() for measured in (clean, noisy) for name in self._prepare.loss.judged]
-        usable = torch.stack([last.noise_norm.cpu(), *values]).isfinite().all(dim=0)
-        ready, running = self._acceptance.ready, self._acceptance.thresholds
-        if isinstance(running, RunningThresholds):
-            running.update({name: clean.terms[name].cpu()[usable] for name in self._prepare.loss.judged})
-        if ready:
-            norms = last.noise_norm.cpu()[usable]
-            self.margins.update(last.ids[usable], accepted[usable], norms, self.settings.rule())
-            self._verdicts.append(accepted[usable])
+        visits = self.margins.judge(
+            ids=last.ids,
+            radius=last.radius,
+            noise_norm=last.noise_norm,
+            result=last.result,
+            clean=last.clean_measured,
+            noisy=last.noisy_measured,
+            terms=self._prepare.loss.judged,
+        )
+        ready, skipped = self.margins.acceptance.ready, not bool(torch.isfinite(self.loss))
+        visits = self.margins.move(visits, skipped=skipped)
+        if ready and not skipped:
+            self._verdicts.append(visits.accepted)
 
     def _tell(self) -> None:
         if self.margins is None:
@@ -208,18 +209,11 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
 
     def _state(self) -> dict[str, Any]:
         assert self.margins is not None
-        assert self._acceptance is not None
-        running = self._acceptance.thresholds
-        thresholds = running.state_dict() if isinstance(running, RunningThresholds) else None
-        return {"margins": self.margins.state_dict(), "running_thresholds": thresholds}
+        return self.margins.state_dict()
 
     def _restore(self, state: Mapping[str, Any]) -> None:
         assert self.margins is not None
-        assert self._acceptance is not None
-        self.margins.load_state_dict(state["margins"])
-        running = self._acceptance.thresholds
-        if isinstance(running, RunningThresholds) and state["running_thresholds"] is not None:
-            running.load_state_dict(state["running_thresholds"])
+        self.margins.load_state_dict(state)
 
 
 def padded_targets(batch_idx: Tensor, cls: Tensor, bboxes: Tensor, image: Tensor) -> Tensor:

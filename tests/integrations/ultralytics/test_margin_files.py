@@ -12,11 +12,11 @@ SETTINGS = {"step": 2.5, "max_margin": None}
 
 
 def state(value: float) -> dict[str, Any]:
-    return {"margins": {"values": torch.tensor([value]), "fingerprint": "a"}, "running_thresholds": {"steps": 3}}
+    return {"values": torch.tensor([value]), "fingerprint": "a", "running": [{"steps": 3}]}
 
 
 def value_of(found: dict[str, Any]) -> float:
-    return float(found["margins"]["values"])
+    return float(found["values"])
 
 
 def test_the_last_two_epochs_are_kept(tmp_path: Path) -> None:

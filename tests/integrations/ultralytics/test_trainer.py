@@ -241,7 +241,7 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
 
     def kill(trainer: Any) -> None:
         if trainer.epoch == 1:
-            saved.update(margins=trainer.margins.values.clone(), running=trainer._acceptance.thresholds.state_dict())
+            saved.update(margins=trainer.margins.values.clone(), running=trainer.margins.state_dict()["running"])
             raise KilledError
 
     model.add_callback("on_model_save", kill)
@@ -259,7 +259,7 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
     resumed.add_callback(
         "on_train_batch_start",
         lambda trainer: starts.append(
-            (trainer.epoch, trainer.margins.values.clone(), trainer._acceptance.thresholds.state_dict())
+            (trainer.epoch, trainer.margins.values.clone(), trainer.margins.state_dict()["running"])
         ),
     )
     resumed.train(resume=True, trainer=trainer_class)
@@ -269,7 +269,7 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
     assert running == saved["running"]
     content = torch.load(weights / "last_margins.pt", weights_only=True)
     assert sorted(content["epochs"]) == [2, 3]
-    assert torch.equal(content["epochs"][3]["margins"]["values"], resumed.trainer.margins.values)
+    assert torch.equal(content["epochs"][3]["values"], resumed.trainer.margins.values)
     # Their best weights, which their own code and ours can read, without anything of ours inside.
     from monai_amat.tasks.detection import YOLOv5
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from monai_amat.attacks import InnerStart, ProjectedGradientDescent
 from monai_amat.engines import FrozenInferer, PrepareBatchAdversarial, PrepareBatchNoisy, RawOutputsInferer, measure
 from monai_amat.handlers import PRED_NOISY, AdaptiveMarginHandler, AdversarialOutputHandler
-from monai_amat.margins import Absolute, PaperRule, SampleMargins
+from monai_amat.margins import Absolute, AdaptiveMargins, PaperRule, SampleMargins
 from monai_amat.tasks.detection import ClassicYOLOv5, ClassicYOLOv5Loss, DetectionLoss, YOLOv5
 
 SIZE, CELLS = 64, 84
@@ -170,10 +170,9 @@ def test_margins_move_by_three_terms(network: YOLOv5) -> None:
         network=network,
         loss=loss,
         attack=ProjectedGradientDescent(steps=2, rel_step=0.5, random_start=InnerStart(0.01), clip_range=(0.0, 1.0)),
-        radius=margins,
-        acceptance=Absolute(xi),
+        radius=AdaptiveMargins(margins, acceptance=Absolute(xi), rule=PaperRule(step=0.01)),
     )
-    handler = AdaptiveMarginHandler(prepare, PaperRule(step=0.01))
+    handler = AdaptiveMarginHandler(prepare)
     trainer(network, loss, prepare, handler, [data]).run()
     assert prepare.last is not None
     measured = prepare.last.noisy_measured
