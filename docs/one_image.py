@@ -30,7 +30,7 @@ from monai_amat.tasks.segmentation import Example, choose_sample, load_slices, m
 
 SIZE = (56, 40)
 EPSILON = 6.0
-ARMS = {"STD": "std", "SAT 10": "sat_epsilon=10"}
+ARMS = {"STD": "std", "SAT 10": "sat_10"}
 COLOURS = {"anterior": "#E69F00", "posterior": "#56B4E9"}
 
 
