@@ -1,4 +1,4 @@
-"""IndexedDataset: every item knows which source sample it is, and draws its augmentation as a function of that."""
+"""IndexedDataset: every item carries the ID of its source sample, and its augmentation is a function of that ID."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from monai.transforms import Compose, Randomizable
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset, Subset
 
-from monai_amat.data.source import source_fingerprint
+from monai_amat.data.source import dataset_fingerprint, source_fingerprint
 from monai_amat.seeding import fold
 
 __all__ = ["IndexedDataset"]
@@ -24,35 +24,33 @@ class IndexedDataset(Dataset[Any]):
     """Add to every item of a map-style data set the ID of its source sample and the seed of its random draws.
 
     Margins belong to source samples (E(i) of Algorithm 1), so each item carries `sample_id`: its dense index in the
-    *source* list, whatever shuffling, subsetting or sharding lies between. Members of a torch `Subset` (nested too)
-    keep the index they have in the list that the subset was taken from.
+    *source* list, independent of shuffling, subsets and sharding. Members of a torch `Subset` (also nested) keep the
+    index that they have in the list behind the subset.
 
-    Randomness is a function, not a state: before an item is made, every MONAI `Randomizable` at
-    `dataset.transform` (looked for through `.dataset` and `.datasets` too) is given one generator seeded with
-    `fold(seed, epoch, sample_id, visit)`. The same sample in the same epoch is therefore augmented alike by any
-    worker, rank or resumed run. `visit` counts how often the sample came before in this epoch;
-    `SeededSampler` tells it by an index beyond the length:
+    Randomness is a function, not a state: before an item is made, every MONAI `Randomizable` at `dataset.transform`
+    (also inside `.dataset` and `.datasets`) receives one generator with the seed `fold(seed, epoch, sample_id, visit)`.
+    Every worker, rank and resumed run therefore augments the same sample in the same epoch alike. `visit` counts how
+    often the sample occurred before in this epoch; `SeededSampler` encodes it in an index beyond the length:
     `index = sample + visit * len(dataset)`.
 
-    What cannot be seen from here: a list shortened by `monai.data.partition_dataset` is a plain list, and its indices
-    would name different samples on each rank. Give every rank the whole list and shard with
-    `SeededSampler`. Transforms that draw from the global random generators
-    instead of MONAI's `self.R` are not seeded here, and worker *threads* that share one transform object
-    (`ThreadDataLoader(use_thread_workers=True)`) overwrite each other's seeds.
+    This class cannot detect a list that `monai.data.partition_dataset` shortened: the indices of such a list name
+    different samples on each rank. Give every rank the whole list, and shard with `SeededSampler`. Transforms that draw
+    from global random generators instead of `self.R` of MONAI are not seeded, and worker *threads* that share one
+    transform object (`ThreadDataLoader(use_thread_workers=True)`) overwrite the seeds of each other.
 
     Args:
-        dataset: a map-style data set whose items are mappings, or lists of mappings (`num_samples` crops: all get
-            the sample's ID, each its own seed).
-        seed: the run's seed.
-        id_key: key of the sample's ID (int).
-        seed_key: key of the item's seed (int in `[0, 2**63)`): `fold(seed, epoch, sample_id, visit)`, with the
-            crop's number as a last part for crops.
-        source_length: length of the source list, when it is longer than what `dataset` shows; by default the length
-            of the list behind the subsets.
+        dataset: a map-style data set whose items are mappings, or lists of mappings (`num_samples` crops: all have
+            the ID of the sample, and each has its own seed).
+        seed: seed of the run.
+        id_key: key of the sample ID (int).
+        seed_key: key of the seed of the item (int in `[0, 2**63)`): `fold(seed, epoch, sample_id, visit)`, for crops
+            with the number of the crop as the last part.
+        source_length: length of the source list, if it is longer than `dataset`; by default the length of the list
+            behind the subsets.
 
     Raises:
-        TypeError: for an iterable data set or a `SmartCacheDataset`, whose indices do not name samples; on access,
-            for items that are not mappings or that carry `id_key` or `seed_key` already.
+        TypeError: if the data set is iterable or a `SmartCacheDataset`, whose indices do not name samples; on access,
+            if items are not mappings or already have `id_key` or `seed_key`.
         ValueError: if a subset holds a sample twice, or `source_length` is too small.
 
     Example:
@@ -61,7 +59,7 @@ class IndexedDataset(Dataset[Any]):
         >>> part = IndexedDataset(Subset(cases, [4, 2]), seed=7)
         >>> [item["sample_id"] for item in part], part.source_length
         ([4, 2], 5)
-        >>> again = part[0 + 1 * len(part)]  # the same sample's second visit in this epoch
+        >>> again = part[0 + 1 * len(part)]  # second visit of the same sample in this epoch
         >>> again["sample_id"], again["sample_seed"] == part[0]["sample_seed"]
         (4, False)
     """
@@ -85,23 +83,23 @@ class IndexedDataset(Dataset[Any]):
         self.source_length = len(self._source) if source_length is None else source_length
         if self.source_length <= highest:
             raise ValueError(
-                f"source_length is {self.source_length}, but the data set holds the sample with ID {highest}: give the "
-                "length of the full source list, or leave it out."
+                f"source_length must be greater than every sample ID, {highest} at most, got {self.source_length}; "
+                "give the length of the full source list, or omit it"
             )
-        # In shared memory, so that persistent loader workers, which copied this object once, see new epochs.
+        # In shared memory, so that persistent loader workers, which copied this object, see new epochs.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def __iter__(self) -> Iterator[Any]:
-        # Without it, Python would index past the end for ever: indices beyond the length are further visits.
+        # Without this method Python would index beyond the end without limit, because such indices are further visits.
         return (self[index] for index in range(len(self)))
 
     def __getitem__(self, index: int) -> Any:
         index = operator.index(index)
         if index < 0:
-            raise IndexError(f"index {index} is negative; an index beyond the length names a further visit.")
+            raise IndexError(f"index must be at least 0, got {index}; an index beyond the length names a further visit")
         visit, position = divmod(index, len(self))
         sample_id = position if self._ids is None else int(self._ids[position])
         parts = (int(self._epoch), sample_id, visit)
@@ -115,47 +113,55 @@ class IndexedDataset(Dataset[Any]):
 
     @property
     def ids(self) -> Tensor:
-        """ID of the sample at each position, `(len,)` int64, without loading any."""
+        """ID of the sample at each position, `(len,)` int64; no item is loaded."""
         return torch.arange(len(self)) if self._ids is None else self._ids
 
     @property
     def epoch(self) -> int:
-        """The epoch that draws are made for."""
+        """Epoch of the random draws."""
         return int(self._epoch)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw what follows for this epoch, in this process and in loader workers that are already running."""
+        """Set the epoch of the random draws, in this process and in loader workers that are already running."""
         self._epoch.fill_(epoch)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Names the source list: see `source_fingerprint`.
+        """Identifies the source list, which `sample_id` refers to, so that margins of another list are refused.
 
-        Nothing is loaded or transformed for it: it is taken of the list `dataset.data`, where there is one.
+        Subsets of one list have one fingerprint. No item is loaded or transformed. See
+        `monai_amat.data.source.dataset_fingerprint`.
         """
-        data = getattr(self._source, "data", self._source)
-        # Plain lists are walked; iterating anything else could load and transform every item.
-        items = data if isinstance(data, (list, tuple)) else [type(data).__name__, len(self._source)]
-        return source_fingerprint(items)
+        return dataset_fingerprint(self._source)
+
+    @cached_property
+    def samples_fingerprint(self) -> str:
+        """Identifies the samples themselves, so that results and thresholds of another subset are refused.
+
+        It equals `fingerprint` if the data set is the whole source list.
+        """
+        if self._ids is None:
+            return self.fingerprint
+        return source_fingerprint([self.fingerprint, self._ids.tolist()])
 
     def _named(self, item: Any, sample_id: int, seed: int) -> dict[Any, Any]:
         if not isinstance(item, Mapping):
             raise TypeError(
-                f"item {sample_id} of {type(self._source).__name__} is a {type(item).__name__}; IndexedDataset needs "
-                "mappings, or lists of mappings, to add its keys to: use MONAI's dictionary transforms."
+                f"item {sample_id} of {type(self._source).__name__} must be a mapping, or a list of mappings, so that "
+                f"IndexedDataset can add its keys, got {type(item).__name__}; use dictionary transforms of MONAI"
             )
         for key in (self.id_key, self.seed_key):
             if key in item:
                 raise TypeError(
-                    f"item {sample_id} of {type(self._source).__name__} already carries the key {key!r}: wrap a data "
-                    "set in IndexedDataset only once, or choose another id_key and seed_key."
+                    f"item {sample_id} of {type(self._source).__name__} already has the key {key!r}; wrap a data set "
+                    "in IndexedDataset only once, or choose another id_key and seed_key"
                 )
-        # A new dictionary: the item may be a cache's own.
+        # A new dictionary, because the item may belong to a cache.
         return {**item, self.id_key: sample_id, self.seed_key: seed}
 
 
 def _layers(dataset: Any) -> Iterator[Any]:
-    """The data set and every data set inside it."""
+    """The data set and all data sets inside it."""
     yield dataset
     for inner in (getattr(dataset, "dataset", None), *getattr(dataset, "datasets", ())):
         if inner is not None:
@@ -170,10 +176,10 @@ def _random_transforms(dataset: Any) -> Iterator[Randomizable]:
 
 
 def _share(transform: Randomizable, state: np.random.RandomState) -> None:
-    """Let a transform, and all that it is composed of, draw from one generator.
+    """Let a transform and all its parts draw from one generator.
 
-    `Compose.set_random_state` would make a generator for each of its transforms: at two dozen of them that costs more
-    than the augmentation itself.
+    `Compose.set_random_state` would create a generator for each of its transforms; for two dozen of them this takes
+    longer than the augmentation.
     """
     if not isinstance(transform, Compose):
         transform.set_random_state(state=state)
@@ -189,19 +195,20 @@ def _refuse_unindexed(dataset: Any) -> None:
         name = type(layer).__name__
         if isinstance(layer, IterableDataset):
             raise TypeError(
-                f"{name} is an iterable data set: it has no indices, so margins cannot belong to its samples."
+                f"expected a map-style data set, got {name}, which is iterable and has no indices that margins could "
+                "belong to"
             )
         if isinstance(layer, SmartCacheDataset):
             raise TypeError(
-                f"{name} replaces the samples behind its indices every epoch, so that margins would wander between "
-                "samples: use CacheDataset or PersistentDataset."
+                f"expected fixed indices, got {name}, which replaces the samples behind its indices every epoch, so "
+                "that margins would belong to changing samples; use CacheDataset or PersistentDataset"
             )
     if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-        raise TypeError(f"{type(dataset).__name__} is no map-style data set: it needs __getitem__ and __len__.")
+        raise TypeError(f"expected a map-style data set with __getitem__ and __len__, got {type(dataset).__name__}")
 
 
 def _source_of(dataset: Any) -> tuple[Any, Tensor | None]:
-    """The list behind (nested) subsets, and each member's index in it: `(len,)` int64, None for the identity."""
+    """The list behind (nested) subsets, and the index of each member in it: `(len,)` int64, None for all in order."""
     ids = None
     while isinstance(dataset, Subset):
         level = torch.tensor([int(index) for index in dataset.indices], dtype=torch.int64)
@@ -211,7 +218,7 @@ def _source_of(dataset: Any) -> tuple[Any, Tensor | None]:
     if ids is not None and len(ids.unique()) < len(ids):
         values, counts = ids.unique(return_counts=True)
         raise ValueError(
-            f"the subset holds sample {int(values[counts > 1][0])} more than once: visits of one sample must be told "
-            "apart, so repeat samples with SeededSampler(num_samples=…) or weights=… instead."
+            f"a subset must hold each sample once, got sample {int(values[counts > 1][0])} several times, whose visits "
+            "could not be distinguished; repeat samples with SeededSampler(num_samples=…) or weights=… instead"
         )
     return dataset, ids

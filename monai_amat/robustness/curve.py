@@ -256,7 +256,7 @@ class RobustnessCurve:
             "network": network_fingerprint(self.network),
             "loss": describe(self.loss),
             "metric": describe(self.metric),
-            "data": self.data.fingerprint,
+            "data": self.data.samples_fingerprint,
             "seed": self.data.seed,
             "prepare_batch": describe(self.prepare_batch),
             "inferer": describe(self.inferer),
