@@ -1,8 +1,10 @@
-"""One Pascal VOC annotation: its XML read safely, and its boxes as continuous coordinates inside the image."""
+"""One Pascal VOC annotation: reading the XML safely, and boxes as continuous coordinates inside the image."""
 
 from __future__ import annotations
 
+import codecs
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,12 +14,18 @@ from xml.parsers import expat
 
 import torch
 
-__all__ = ["Flaw", "VocAnnotation", "VocObject", "checked_boxes", "read_voc"]
+from monai_amat.wording import printable
 
-Flaw = Literal["no area", "outside", "repeated", "clipped"]
-"""What is wrong with a box; all but `clipped` are dropped. See `checked_boxes`."""
+__all__ = ["Flaw", "OtherClasses", "VocAnnotation", "VocObject", "checked_boxes", "read_voc"]
+
+OtherClasses = Literal["refuse", "leave_out"]
+
+Flaw = Literal["no area", "outside", "repeated", "clipped", "other class"]
+"""Fault of a box; boxes with any fault but `clipped` are dropped. See `checked_boxes`."""
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
+_MARKS = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
+_DECLARED = re.compile(rb"""\s*<\?xml[^>]*?encoding\s*=\s*["']([A-Za-z0-9._-]+)["']""")
 
 
 @dataclass(frozen=True)
@@ -25,8 +33,8 @@ class VocObject:
     """One object of an annotation.
 
     Attributes:
-        name: its class, as written.
-        corners: `xmin, ymin, xmax, ymax` as written: numbers of pixels, counted from 1, the last one included.
+        name: its class, as written in the file.
+        corners: `xmin, ymin, xmax, ymax` as written in the file: pixel numbers from 1, the last pixel included.
     """
 
     name: str
@@ -35,11 +43,11 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocAnnotation:
-    """What an annotation file says.
+    """Content of an annotation file.
 
     Attributes:
-        file: the file, for messages.
-        size: `(W, H)` of the image that was annotated.
+        file: path of the file, for messages.
+        size: `(W, H)` of the annotated image.
         objects: in the order of the file.
     """
 
@@ -51,15 +59,15 @@ class VocAnnotation:
 def read_voc(path: str | Path) -> VocAnnotation:
     """Read one annotation file.
 
-    Of each object its class and box are taken; pose, `truncated` and `difficult` are left alone. The XML is read
-    by the standard library, with document type declarations refused: no entity can be expanded, nothing else fetched.
+    Class and box of each object are read; pose, `truncated` and `difficult` are ignored. The standard library reads the
+    XML; document type declarations are refused, so that no entity is expanded and no other file is fetched.
 
     Args:
         path: the XML file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: naming the file, and the object by its number from 1, where something is malformed or missing.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if something is malformed or missing; the message names the file and the number of the object.
 
     Example:
         >>> import tempfile
@@ -73,10 +81,10 @@ def read_voc(path: str | Path) -> VocAnnotation:
     file = Path(path)
     root = _parse(file)
     if root.tag != "annotation":
-        raise ValueError(f"{file}: expected a Pascal VOC <annotation>, found <{root.tag}>.")
+        raise ValueError(f"{file}: expected a Pascal VOC <annotation>, got <{root.tag}>")
     sides = [_number(root.find(f"size/{side}"), f"{file}: size/{side}") for side in ("width", "height")]
     if any(side < 1 or side != int(side) for side in sides):
-        raise ValueError(f"{file}: size must be whole numbers of pixels from 1 on, found {sides[0]:g} x {sides[1]:g}.")
+        raise ValueError(f"{file}: size must be whole numbers of pixels from 1 on, got {sides[0]:g} x {sides[1]:g}")
     objects = tuple(
         _object(node, f"{file}: object {number}") for number, node in enumerate(root.findall("object"), start=1)
     )
@@ -84,27 +92,28 @@ def read_voc(path: str | Path) -> VocAnnotation:
 
 
 def checked_boxes(
-    annotation: VocAnnotation, classes: Sequence[str]
+    annotation: VocAnnotation, classes: Sequence[str], *, other_classes: OtherClasses = "refuse"
 ) -> tuple[torch.Tensor, torch.Tensor, list[tuple[Flaw, str]]]:
-    """Boxes and classes of an annotation, after these rules.
+    """Convert boxes and classes of an annotation, by these rules.
 
-    - Pascal VOC counts pixels from 1 and includes the last one. Here a box is given by its edges, pixel i from 0 on
-      reaching from i to i + 1: 1 is taken off `xmin` and `ymin`. A box over the whole image is `0, 0, W, H`.
-    - *no area*: `xmax <= xmin` or `ymax <= ymin` as written, a click and not an object; dropped.
-    - *outside*: nothing of the box lies in the image; dropped.
-    - *repeated*: class and box are those of an earlier object; dropped.
-    - *clipped*: the box reaches out of the image; it is cut at the edge.
+    - Pascal VOC counts pixels from 1 and includes the last one. Here a box is given by its edges, and pixel i (from 0)
+      reaches from i to i + 1, so 1 is subtracted from `xmin` and `ymin`. A box over the whole image is `0, 0, W, H`.
+    - *no area*: `xmax <= xmin` or `ymax <= ymin` in the file, for example a click; the box is dropped.
+    - *outside*: no part of the box lies in the image; the box is dropped.
+    - *repeated*: an earlier object has the same class and box; the box is dropped.
+    - *clipped*: a part of the box lies outside of the image; the box is cut at the edge.
 
     Args:
-        annotation: what the file says.
-        classes: names of the classes; an object's label is the place of its name in this list.
+        annotation: content of the file.
+        classes: names of the classes; the label of an object is the index of its name in this list.
+        other_classes: `"refuse"` objects of other classes, or `"leave_out"`: drop them with the flaw *other class*.
 
     Returns:
         boxes `(N, 4)` float32, x1 y1 x2 y2 in pixels of the image; labels `(N,)` int64; and each flaw with the name
         of its object.
 
     Raises:
-        ValueError: for an object of another class.
+        ValueError: if an object has another class and `other_classes` is `"refuse"`.
 
     Example:
         >>> click = VocObject("RBC", (5.0, 5.0, 5.0, 5.0))
@@ -119,12 +128,15 @@ def checked_boxes(
     flaws: list[tuple[Flaw, str]] = []
     seen: set[VocObject] = set()
     for number, entry in enumerate(annotation.objects, start=1):
+        name = f"object {number} of {printable(annotation.file.stem)}"
+        if entry.name not in classes and other_classes == "leave_out":
+            flaws.append(("other class", name))
+            continue
         if entry.name not in classes:
             raise ValueError(
-                f"{annotation.file}: object {number} is of the unknown class {entry.name!r}; the classes are "
-                f"{', '.join(map(repr, classes))}: correct the file, or name the class in `classes`."
+                f"{annotation.file}: expected a class of {', '.join(map(repr, classes))}, got {entry.name!r} for "
+                f"object {number}; correct the file, add the class to `classes`, or set other_classes='leave_out'"
             )
-        name = f"object {number} of {annotation.file.stem}"
         x1, y1, x2, y2 = entry.corners
         if x2 <= x1 or y2 <= y1:
             flaws.append(("no area", name))
@@ -146,44 +158,60 @@ def checked_boxes(
 
 
 def _parse(file: Path) -> Element:
-    """The root element, from expat itself: ElementTree's own parser cannot be told to refuse a DTD."""
+    """Parse with expat, because the parser of ElementTree cannot refuse a DTD; return the root element."""
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such annotation; each image needs its XML file.")
+        raise FileNotFoundError(f"{file}: no such annotation; each image needs its XML file")
+    content = _decoded(file)
     builder = TreeBuilder()
-    parser: Any = expat.ParserCreate()
+    parser: Any = expat.ParserCreate("utf-8")  # instead of the declared encoding, which expat may not know
     parser.StartElementHandler = builder.start
     parser.EndElementHandler = builder.end
     parser.CharacterDataHandler = builder.data
 
     def refuse(*_: Any) -> NoReturn:
-        raise ValueError(f"{file}: holds a document type declaration, which Pascal VOC has no use for; remove it.")
+        raise ValueError(f"{file}: got a document type declaration, which Pascal VOC does not use; remove it")
 
     parser.StartDoctypeDeclHandler = refuse
     try:
-        parser.Parse(file.read_bytes(), True)
+        parser.Parse(content.encode("utf-8"), True)
     except expat.ExpatError as error:
-        raise ValueError(f"{file}: not well-formed XML ({error}); fetch the file again.") from error
+        raise ValueError(f"{file}: not well-formed XML ({error}); fetch the file again") from error
     return builder.close()
+
+
+def _decoded(file: Path) -> str:
+    """The text of a file in the encoding that its byte-order mark or its declaration names, UTF-8 by default."""
+    content = file.read_bytes()
+    marked = next((name for mark, name in _MARKS if content.startswith(mark)), None)
+    declared = _DECLARED.match(content)
+    encoding = marked or (declared[1].decode("ascii") if declared else "utf-8")
+    try:
+        return content.decode(encoding)
+    except (LookupError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file}: expected text in the encoding {encoding}, got other bytes or an unknown encoding ({error}); save "
+            "the file as UTF-8"
+        ) from error
 
 
 def _object(node: Element, where: str) -> VocObject:
     name = (node.findtext("name") or "").strip()
     if not name:
-        raise ValueError(f"{where} has no <name>, the class it is of.")
+        raise ValueError(f"{where}: expected a <name>, the class of the object, got none")
     box = node.find("bndbox")
     if box is None:
-        raise ValueError(f"{where} ({name}) has no <bndbox>.")
+        raise ValueError(f"{where} ({name}): expected a <bndbox>, got none")
     x1, y1, x2, y2 = (_number(box.find(corner), f"{where} ({name}): bndbox/{corner}") for corner in _CORNERS)
     return VocObject(name, (x1, y1, x2, y2))
 
 
 def _number(node: Element | None, where: str) -> float:
     if node is None:
-        raise ValueError(f"{where} is missing.")
+        raise ValueError(f"{where} is missing")
     try:
         value = float(node.text or "")
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise ValueError(f"{where} must be a number, found {node.text!r}.")
+        raise ValueError(f"{where} must be a number, got {node.text!r}")
     return value

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from monai_amat.data.folder import files_by_name
+from monai_amat.data.pictures import ENDINGS
 
 __all__ = ["list_images"]
 
 
 def list_images(folder: str | Path) -> list[str]:
-    """List the BMP, JPEG and PNG files of a folder, sorted by name; hidden files are left out.
+    """List the BMP, JPEG, PNG and TIFF files of a folder, sorted by name; hidden files are left out.
 
     Args:
         folder: the folder; folders inside it are not searched.
@@ -30,5 +31,5 @@ def list_images(folder: str | Path) -> list[str]:
         ...     [Path(file).name for file in list_images(folder)]
         ['a.jpg', 'b.PNG']
     """
-    found = files_by_name(folder, (".bmp", ".jpeg", ".jpg", ".png"), one="image", many="images")
+    found = files_by_name(folder, ENDINGS, one="image", many="images")
     return [str(path) for path in found.values()]

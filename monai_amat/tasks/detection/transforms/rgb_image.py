@@ -6,27 +6,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.transforms import MapTransform, Transform
-from PIL import Image
+
+from monai_amat.data.pictures import read_colour
 
 __all__ = ["LoadRGBImage", "LoadRGBImaged"]
 
-# What Pillow turns into colours without loss of range.
-_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-
 
 class LoadRGBImage(Transform):
-    """Read an image as a detector wants it.
+    """Read an image as a detector needs it.
 
-    JPEG, PNG, BMP, and whatever else Pillow reads with 8 bits a channel. Grey becomes colour, transparency is left out.
-    Array order is kept: axis 1 is y, axis 2 is x (MONAI's own reader of such files has x first). The orientation that a
-    camera writes into a file is not applied, as boxes are drawn on what is stored.
+    Formats are those that Pillow reads with 8 bits per channel (JPEG, PNG, BMP, TIFF, …). Grey becomes colour,
+    transparency is ignored. The EXIF orientation is applied, so that the image is as a viewer shows it. Array order is
+    kept: axis 1 is y, axis 2 is x (the reader of MONAI has x first).
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (6, 8), (255, 51, 0)).save(f"{folder}/smear.png")
         ...     image = LoadRGBImage()(f"{folder}/smear.png")
@@ -38,34 +36,16 @@ class LoadRGBImage(Transform):
         """Read one file.
 
         Args:
-            path: of the image.
+            path: path of the image.
 
         Returns:
             `(3, H, W)` float32, red, green, blue from 0 to 1.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: naming the file, where it cannot be read or is no picture of 8 bits.
+            FileNotFoundError: if the file does not exist.
+            ValueError: naming the file, if it cannot be read or does not have 8 bits per channel.
         """
-        file = Path(path)
-        if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such image file.")
-        try:
-            with Image.open(file) as image:
-                image.load()
-                mode = image.mode
-                values = np.array(image.convert("RGB")) if mode in _EIGHT_BIT else None
-        # Pillow reports a broken file in as many ways as its formats' readers break.
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{file}: cannot be read as an image, corrupt or truncated ({type(error).__name__}: {error}); "
-                "fetch the file again."
-            ) from error
-        if values is None:
-            raise ValueError(
-                f"{file}: expected a grey or colour picture of 8 bits, found Pillow's mode {mode!r}; convert the file."
-            )
-        return torch.from_numpy(values).permute(2, 0, 1).float() / 255
+        return torch.from_numpy(read_colour(path)).permute(2, 0, 1).float() / 255
 
 
 class LoadRGBImaged(MapTransform):
@@ -77,6 +57,7 @@ class LoadRGBImaged(MapTransform):
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("L", (6, 8)).save(f"{folder}/smear.png")
         ...     item = LoadRGBImaged("image")({"image": f"{folder}/smear.png", "case": "smear"})

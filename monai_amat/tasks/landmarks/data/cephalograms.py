@@ -1,4 +1,4 @@
-"""The cephalometric landmark data of the ISBI 2015 challenge, in the challenge's own layout."""
+"""The cephalometric landmark data of the ISBI 2015 challenge, in the layout of the challenge."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from PIL import Image
 
+from monai_amat.data import dicom
+from monai_amat.data.pictures import ENDINGS, read_headers
 from monai_amat.tasks.landmarks.data.copies import find_copies
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES, NativeFrame, read_frame, read_landmarks
+from monai_amat.wording import some
 
 __all__ = ["SPLITS", "Reader", "load_cephalograms"]
 
@@ -23,12 +25,11 @@ SPLITS = {
     "paper": {"train": range(1, 151), "validation": range(151, 201), "test": range(201, 301)},
     "official": {"train": range(1, 151), "test1": range(151, 301), "test2": range(301, 401)},
 }
-"""IDs of each section; of an image under several IDs that in the last section stays (`load_cephalograms`)."""
+"""IDs of each section; of an image under several IDs the one in the last section is kept (`load_cephalograms`)."""
 
 _FOLDERS = {"TrainingData": range(1, 151), "Test1Data": range(151, 301), "Test2Data": range(301, 401)}
 _READERS = {"mean": ("senior", "junior"), "senior": ("senior",), "junior": ("junior",)}
-_ENDINGS = (".bmp", ".jpg", ".jpeg", ".png")
-# Rounding changes the shape of a reduced image by less; a crop, or a picture on its side, by more.
+# Rounding changes the aspect ratio of a reduced image by less; a crop or a rotated picture changes it by more.
 _SAME_SHAPE = 0.02
 
 logger = logging.getLogger(__name__)
@@ -43,53 +44,51 @@ def load_cephalograms(
     limit: int | None = None,
     drop_duplicates: bool = False,
 ) -> list[dict[str, Any]]:
-    """List one section of the data, landmarks read and checked, images by path.
+    """List one section of the data, with checked landmarks, and images by path.
 
-    The layout is the challenge's::
+    The layout is that of the challenge:
 
-        RawImage/TrainingData/001.bmp … 150     AnnotationsByMD/400_senior/001.txt … 400
-        RawImage/Test1Data/151.bmp … 300        AnnotationsByMD/400_junior/001.txt … 400
-        RawImage/Test2Data/301.bmp … 400        info.json, only beside images that were reduced
+    ```
+    RawImage/TrainingData/001.bmp … 150     AnnotationsByMD/400_senior/001.txt … 400
+    RawImage/Test1Data/151.bmp … 300        AnnotationsByMD/400_junior/001.txt … 400
+    RawImage/Test2Data/301.bmp … 400        info.json, only if the images were reduced
+    ```
 
-    Images are BMP, JPEG or PNG; folders that a section does not need may be missing. Coordinates are in native pixels,
-    whatever size an image is stored at: the originals are 1935 x 2400 at 0.1 mm; of other images `info.json` says
-    what they were (see `read_frame`).
+    Images are BMP, JPEG, PNG or TIFF, or DICOM if pydicom is installed; folders that a section does not need may be
+    missing. Coordinates are in native pixels, independent of the stored size: the originals are 1935 x 2400 at 0.1 mm;
+    for other images `info.json` gives the native size (see `read_frame`).
 
-    The order is fixed, by ID, so an item's place in the list is a stable sample ID.
+    Images are sorted by ID, so the index of an item in the list is a stable sample ID.
 
-    The challenge's data hold images twice, under an ID of the training set and a later one: of the paper's 100 test
-    images 19 are also trained on, of its 50 for validation one, most of them compressed or brightened anew and read
-    anew. They are looked for in all folders (`find_copies`) and reported on
-    this module's logger where the section holds one of them. `drop_duplicates` leaves out all but the one in the
-    latest section (of several there, that of the lowest ID): training shrinks, and a test set stays what others report
-    on.
+    The data of the challenge hold some images twice, under an ID of the training set and a later one: 19 of the 100
+    test images and one of the 50 validation images of the paper are also in the training set, most of them compressed
+    or brightened again and annotated again. `find_copies` searches all folders for them, and the logger of this module
+    reports those in the section. `drop_duplicates` keeps only the image in the latest section (among several there, the
+    lowest ID): the training set shrinks, and a test set stays the one that others report results on.
 
     Args:
         dataset_dir: folder with `RawImage` and `AnnotationsByMD`.
-        section: with the paper's split `"train"` (IDs 1-150), `"validation"` (151-200) or `"test"` (201-300);
-            with the challenge's `"train"` (1-150), `"test1"` (151-300) or `"test2"` (301-400), which has no
-            validation section.
-        split: `"paper"` or `"official"`.
-        reader: whose landmarks: the mean of the two doctors (the paper's ground truth), or those of one.
-        limit: only the first so many images of the section.
-        drop_duplicates: leave out images that come again in a later section.
+        section: with `split="paper"` `"train"` (IDs 1-150), `"validation"` (151-200) or `"test"` (201-300); with
+            `split="official"` `"train"` (1-150), `"test1"` (151-300) or `"test2"` (301-400).
+        split: `"paper"` or `"official"`, the split of the challenge.
+        reader: `"mean"` of the two doctors (ground truth of the paper), or the landmarks of one of them.
+        limit: keep only the first `limit` images of the section.
+        drop_duplicates: leave out images that a later section repeats.
 
     Returns:
-        One dictionary an image:
+        One dictionary per image:
 
         - `image`: its path;
-        - `landmarks`: `(19, 2)` float32, (y, x) in native pixels, in the order of
-          `LANDMARK_NAMES`; NaN where a reader has it missing or outside the
-          image (the latter with a warning);
+        - `landmarks`: `(19, 2)` float32, (y, x) in native pixels, in the order of `LANDMARK_NAMES`; NaN where a
+          reader has no landmark, or one outside of the image (with a warning);
         - `case`: the ID, `"038"`;
         - `spacing`: `(2,)` float32, mm per native pixel;
-        - `native_size`: `(2,)` int64, (H, W), for
-          `LoadCephalogramd`.
+        - `native_size`: `(2,)` int64, (H, W), for `LoadCephalogramd`.
 
     Raises:
-        FileNotFoundError: a folder, an image or an annotation is missing.
-        ValueError: a setting is out of range, the section is empty, an ID comes twice or in the wrong folder, an image
-            cannot be opened or is of a size that nothing explains, a text file is damaged, or an image has no landmark.
+        FileNotFoundError: if a folder, an image or an annotation is missing.
+        ValueError: if a setting is out of range, the section is empty, an ID occurs twice or in the wrong folder, an
+            image cannot be opened or has an unexpected size, a text file is damaged, or an image has no landmark.
 
     Example:
         >>> import tempfile
@@ -102,22 +101,24 @@ def load_cephalograms(
     root = Path(dataset_dir)
     sections = _sections(split, section)
     if reader not in _READERS:
-        raise ValueError(f"reader must be one of {', '.join(map(repr, _READERS))}, found {reader!r}.")
+        raise ValueError(f"reader must be one of {', '.join(map(repr, _READERS))}, got {reader!r}")
     if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, found {limit}.")
+        raise ValueError(f"limit must be at least 1, got {limit}")
     images = _images(root, sections[section])
     ids = [number for number in sorted(images) if number in sections[section]]
     folders = _annotations(root, reader)
     _check_annotated(root, folders, sections[section], images)
     if not ids:
         wanted = sections[section]
-        raise ValueError(f"{root}: section {section!r} is empty: no image of IDs {wanted[0]} to {wanted[-1]}.")
+        raise ValueError(
+            f"{root}: section {section!r} is empty: expected images of IDs {wanted[0]} to {wanted[-1]}, got none"
+        )
     frame = read_frame(root)
     copies = find_copies(images, _all_landmarks(root, images, frame), spacing=frame.spacing)
     left_out = _left_out(copies, sections, section, drop=drop_duplicates)
     ids = [number for number in ids if number not in left_out][:limit]
     if not ids:
-        raise ValueError(f"{root}: section {section!r} is empty: every image of it comes again in a later section.")
+        raise ValueError(f"{root}: section {section!r} is empty, because a later section repeats each of its images")
     _check_sizes(root, [images[number] for number in ids], frame)
     items, outside = [], []
     for number in ids:
@@ -125,8 +126,8 @@ def load_cephalograms(
         outside += names
         if landmarks.isnan().all():
             raise ValueError(
-                f"{folders[0] / f'{number:03d}.txt'}: {images[number].name} has no landmark inside of it: there is "
-                "nothing to learn or measure; correct the annotation or remove both."
+                f"{folders[0] / f'{number:03d}.txt'}: expected a landmark inside of {images[number].name}, got "
+                "none; correct the annotation or remove both files"
             )
         items.append(
             {
@@ -139,8 +140,7 @@ def load_cephalograms(
         )
     if outside:
         warnings.warn(
-            f"{root}: {len(outside)} landmark(s) lie outside of their images and count as missing: "
-            f"{', '.join(outside[:3])}{', ...' if len(outside) > 3 else ''}.",
+            f"{root}: {len(outside)} landmark(s) lie outside of their images and count as missing: {some(outside)}",
             stacklevel=2,
         )
     return items
@@ -148,63 +148,63 @@ def load_cephalograms(
 
 def _sections(split: str, section: str) -> dict[str, range]:
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, found {split!r}.")
+        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
     if section not in SPLITS[split]:
-        hint = "; the challenge names no validation images: use the paper's split" if section == "validation" else ""
+        hint = "; only split='paper' has validation images" if section == "validation" else ""
         names = ", ".join(map(repr, SPLITS[split]))
-        raise ValueError(f"section must be one of {names} with split={split!r}, found {section!r}{hint}.")
+        raise ValueError(f"section must be one of {names} with split={split!r}, got {section!r}{hint}")
     return SPLITS[split]
 
 
 def _images(root: Path, wanted: range) -> dict[int, Path]:
-    """Image by ID, of all folders that are there; those of the wanted IDs must be."""
+    """Images by ID, of all folders that exist; the folders of the wanted IDs must exist."""
     layout = "the layout of the ISBI 2015 challenge (RawImage/TrainingData, AnnotationsByMD/400_senior, ...)"
     if not root.is_dir():
-        raise FileNotFoundError(f"{root}: no such folder; expected {layout}.")
+        raise FileNotFoundError(f"{root}: no such folder; expected {layout}")
     images: dict[int, Path] = {}
     for name, ids in _FOLDERS.items():
         folder = root / "RawImage" / name
         if not folder.is_dir():
             if wanted[0] in ids:
-                raise FileNotFoundError(f"{folder}: no such folder; expected {layout}.")
+                raise FileNotFoundError(f"{folder}: no such folder; expected {layout}")
             continue
         for path in sorted(folder.iterdir()):
-            if path.suffix.lower() not in _ENDINGS or path.name.startswith("."):
+            if path.suffix.lower() not in (*ENDINGS, *dicom.ENDINGS) or path.name.startswith("."):
                 continue
             if not (path.stem.isascii() and path.stem.isdigit()) or int(path.stem) not in ids:
                 raise ValueError(
-                    f"{path}: images in {name} are named by their IDs, {ids[0]:03d} to {ids[-1]:03d}; "
-                    "move this one elsewhere."
+                    f"{path}: expected images named by their IDs, {ids[0]:03d} to {ids[-1]:03d}; move this file to "
+                    "another folder"
                 )
             if int(path.stem) in images:
-                raise ValueError(f"{path}: the image of this ID is there twice, see {images[int(path.stem)].name}.")
+                raise ValueError(f"{path}: two images have this ID, see {images[int(path.stem)].name}; remove one")
             images[int(path.stem)] = path
     return images
 
 
 def _annotations(root: Path, reader: str) -> list[Path]:
-    """Folders of the readers."""
+    """Folders with the annotations of the readers."""
     folders = [root / "AnnotationsByMD" / f"400_{name}" for name in _READERS[reader]]
     for folder in folders:
         if not folder.is_dir():
-            raise FileNotFoundError(f"{folder}: no such folder; it holds the landmarks, 001.txt and on.")
+            raise FileNotFoundError(f"{folder}: no such folder; expected landmarks in it (001.txt, …)")
     return folders
 
 
 def _check_annotated(root: Path, folders: Sequence[Path], wanted: range, images: dict[int, Path]) -> None:
-    """An annotation without its image tells of an incomplete copy, which would quietly be a smaller data set."""
+    """Refuse annotations without image, a sign of an incomplete copy, which would silently be a smaller data set."""
     for folder in folders:
         for path in sorted(folder.glob("*.txt")):
             if path.stem.isdigit() and int(path.stem) in wanted and int(path.stem) not in images:
                 place = next(name for name, ids in _FOLDERS.items() if int(path.stem) in ids)
                 raise FileNotFoundError(
-                    f"{root / 'RawImage' / place / path.stem}: no image (.bmp, .jpg, .png) of this ID, but {path} "
-                    "annotates it; restore the image or remove the annotation."
+                    f"{root / 'RawImage' / place / path.stem}: no image has this ID, but {path} "
+                    "annotates it; restore the image or remove the annotation"
                 )
 
 
 def _all_landmarks(root: Path, images: Iterable[int], frame: NativeFrame) -> dict[int, torch.Tensor]:
-    """Landmarks of all images, by whatever readers there are; what is wrong with them is told where they are loaded."""
+    """Landmarks of all images by all readers; errors are left to the section that loads the image."""
     folders = [folder for folder in sorted((root / "AnnotationsByMD").glob("400_*")) if folder.is_dir()]
     found = {}
     for number in images:
@@ -214,9 +214,9 @@ def _all_landmarks(root: Path, images: Iterable[int], frame: NativeFrame) -> dic
 
 
 def _left_out(copies: Sequence[Sequence[int]], sections: dict[str, range], section: str, *, drop: bool) -> set[int]:
-    """IDs of the section to be left out; says on the logger which images are there more than once."""
+    """IDs of the section to leave out; the logger reports the images with several IDs."""
     left_out: set[int] = set()
-    told = []
+    repeated = []
     for group in copies:
         found = [(name, number) for name, ids in sections.items() for number in group if number in ids]
         here = [number for name, number in found if name == section]
@@ -227,49 +227,42 @@ def _left_out(copies: Sequence[Sequence[int]], sections: dict[str, range], secti
         gone = sorted(set(here) - {keep})
         left_out.update(gone)
         if gone or not drop:
-            told.append(" and ".join(f"{number:03d} ({name})" for name, number in found))
-    if told and drop:
-        logger.info("one image under several IDs: %s; left out: %s", "; ".join(told), _list(left_out))
-    elif told:
+            repeated.append(" and ".join(f"{number:03d} ({name})" for name, number in found))
+    if repeated and drop:
+        logger.info("one image under several IDs: %s; left out: %s", some(repeated), _list(left_out))
+    elif repeated:
         offer = f"drop_duplicates=True leaves out {_list(left_out)}"
         if not left_out:
             offer = "drop_duplicates=True leaves them out of the earlier section"
-        logger.warning("one image under several IDs: %s; %s", "; ".join(told), offer)
+        logger.warning("one image under several IDs: %s; %s", some(repeated), offer)
     return left_out if drop else set()
 
 
 def _list(ids: Iterable[int]) -> str:
-    return ", ".join(f"{number:03d}" for number in sorted(ids))
+    return some(f"{number:03d}" for number in sorted(ids))
 
 
 def _check_sizes(root: Path, paths: Sequence[Path], frame: NativeFrame) -> None:
     height, width = frame.size
-    for path in paths:
-        try:
-            with Image.open(path) as image:  # reads the header alone
-                found = image.size
-        # SyntaxError is Pillow's word for a broken header.
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise ValueError(
-                f"{path}: cannot be opened as an image ({type(error).__name__}: {error}); fetch the file again."
-            ) from error
+    for header in read_headers(paths, where=str(root)):
+        found = header.size[::-1]
         if not frame.stated and found != (width, height):
             raise ValueError(
-                f"{path}: the challenge's images are {width}x{height} pixels, this one is {found[0]}x{found[1]}, and "
-                f"landmarks are in native pixels; if the images were reduced, say from what in {root / 'info.json'}: "
-                f'{{"native_size_xy": [{width}, {height}], "pixel_spacing_mm": {frame.spacing}}}.'
+                f"{header.path}: expected {width}x{height} pixels, the size of the challenge's images, got {found[0]}x"
+                f"{found[1]}; if the images were reduced, give their native size in {root / 'info.json'}: "
+                f'{{"native_size_xy": [{width}, {height}], "pixel_spacing_mm": {frame.spacing}}}'
             )
         if abs(found[0] / found[1] * height / width - 1) > _SAME_SHAPE:
             raise ValueError(
-                f"{path}: {found[0]}x{found[1]} pixels are no reduced image of {width}x{height}, the native size in "
-                f"{root / 'info.json'}: the shape differs."
+                f"{header.path}: expected the aspect ratio of {width}x{height}, the native size in "
+                f"{root / 'info.json'}, got {found[0]}x{found[1]} pixels; correct info.json or replace the image"
             )
 
 
 def _truth(folders: Sequence[Path], number: int, frame: NativeFrame) -> tuple[torch.Tensor, list[str]]:
-    """Landmarks `(19, 2)` float32, their mean over the readers, and which of them lie outside of the image.
+    """Mean landmarks `(19, 2)` float32 over the readers, and names of those outside of the image.
 
-    What one reader has not got, or has outside, is missing: a mean with it would be a third place.
+    A landmark that one reader has missing or outside counts as missing: a mean of the others would be another point.
     """
     edge = torch.tensor(frame.size) - 0.5
     readings = torch.stack([read_landmarks(folder / f"{number:03d}.txt") for folder in folders])

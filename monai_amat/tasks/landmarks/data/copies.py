@@ -1,4 +1,4 @@
-"""Radiographs that are there more than once: identical files, and exports of one exposure that were read anew."""
+"""Radiographs that occur more than once: identical files, and several exports of one exposure."""
 
 from __future__ import annotations
 
@@ -13,35 +13,36 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from monai_amat.data.duplicates import identical_files
+from monai_amat.data.pictures import read_grey
 
 __all__ = ["find_copies", "picture_correlation"]
 
-# Of the challenge's 400 images 23 pairs are closer than 1.5 mm, and no others are closer than 2.5.
+# Of the 400 images of the challenge, 23 pairs are closer than 1.5 mm, and no others are closer than 2.5.
 _SAME_HEAD = 2.0
-# The same 23 pairs correlate by .95 and more, no others by more than .8.
+# The same 23 pairs have correlations of at least .95, no others of more than .8.
 _SAME_PICTURE = 0.9
-_COMPARED_AT = (129, 160)  # (W, H): an original is read a tenth as sharp in no time
-_BACKGROUND = 3.0  # pixels of these; exposures differ in what is smoother
+_COMPARED_AT = (129, 160)  # (W, H): about a fifteenth of an original, which is fast to read
+_BACKGROUND = 3.0  # in pixels of that size; exposures differ in smoother structures
 
 
 def find_copies(images: Mapping[int, Path], landmarks: Mapping[int, Tensor], *, spacing: float) -> list[list[int]]:
-    """Groups of IDs whose images show one exposure.
+    """Find groups of IDs whose images show one exposure.
 
-    Identical files are copies whatever their landmarks. Others are where the readers put the landmarks in the same
-    places, within 2 mm on average, and the pictures correlate too: so a copy is found that was compressed or brightened
-    anew, and only pictures that may be copies are opened.
+    Identical files are copies, independent of their landmarks. Other images are copies if their landmarks are within 2
+    mm on average and the pictures correlate: this finds copies that were compressed or brightened again, and opens only
+    pictures that may be copies.
 
     Args:
-        images: path by ID.
-        landmarks: `(L, 2)` in native pixels by ID, NaN where missing; IDs without any are compared by their files
-            alone.
+        images: paths by ID.
+        landmarks: `(L, 2)` in native pixels by ID, NaN where missing; IDs without landmarks are compared only by their
+            files.
         spacing: mm per native pixel.
 
     Returns:
-        Groups of two IDs and more, ascending.
+        Groups of two or more IDs, ascending.
 
     Raises:
-        OSError: an image cannot be read.
+        ValueError: if an image cannot be read.
 
     Example:
         >>> import tempfile, torch
@@ -67,10 +68,10 @@ def find_copies(images: Mapping[int, Path], landmarks: Mapping[int, Tensor], *, 
 
 
 def picture_correlation(first: str | Path, second: str | Path) -> float:
-    """Correlation of two pictures' detail, -1 to 1: grey, reduced to one small size, without what is smooth.
+    """Compute the correlation, -1 to 1, of two grey pictures at one small size, without their smooth part.
 
     Raises:
-        OSError: a picture cannot be read.
+        ValueError: if a picture cannot be read.
 
     Example:
         >>> import tempfile
@@ -86,19 +87,19 @@ def picture_correlation(first: str | Path, second: str | Path) -> float:
 
 
 def _detail(path: Path) -> NDArray[np.float64]:
-    with Image.open(path) as image:
-        grey = np.asarray(image.convert("L").resize(_COMPARED_AT, Image.Resampling.BOX), dtype=np.float64)
+    image = Image.fromarray(read_grey(path).round().astype(np.uint8))
+    grey = np.asarray(image.resize(_COMPARED_AT, Image.Resampling.BOX), dtype=np.float64)
     detail: NDArray[np.float64] = grey - gaussian_filter(grey, _BACKGROUND)
     return detail - detail.mean()
 
 
 def _near(ids: list[int], landmarks: Mapping[int, Tensor], spacing: float) -> list[tuple[int, int]]:
-    """Pairs of IDs whose landmarks are as close as two readings of one head."""
+    """Pairs of IDs whose landmarks are as close as two annotations of one head."""
     if len(ids) < 2:
         return []
     places = np.stack([landmarks[number].numpy() for number in ids])
     apart = np.linalg.norm(places[:, None] - places, axis=-1)
-    # Landmarks that one of the two has not got tell nothing; where none is left, the sum is 0 of 0.
+    # Landmarks that are missing in one of the two do not count.
     both = ~np.isnan(apart)
     total, count = np.where(both, apart, 0).sum(axis=-1), both.sum(axis=-1)
     close = (total * spacing < _SAME_HEAD * count) & (count > 0)

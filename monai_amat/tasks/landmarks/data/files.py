@@ -1,4 +1,4 @@
-"""The text files of the cephalometric challenge: landmarks of one image, and what size the images had."""
+"""The text files of the cephalometric challenge: landmarks of one image, and the native size of the images."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ LANDMARK_NAMES = (
     "anterior nasal spine",
     "articulare",
 )
-"""The 19 landmarks in the challenge's order: line 1 of a text file to line 19."""
+"""The 19 landmarks in the order of the challenge: lines 1 to 19 of a text file."""
 
 # The originals end in eight lines with the classes of eight anatomical measurements.
 _CLASS_LINES = 8
@@ -40,12 +40,12 @@ _CLASS_LINES = 8
 
 @dataclass(frozen=True)
 class NativeFrame:
-    """The frame that coordinates are in.
+    """The frame of coordinates.
 
     Attributes:
-        size: `(H, W)` of an image before it was reduced.
+        size: `(H, W)` of the images before they were reduced.
         spacing: mm per pixel, along both axes.
-        stated: whether `info.json` says so; without it only images of this very size can be read.
+        stated: whether `info.json` gives the frame; otherwise all images must have exactly this size.
     """
 
     size: tuple[int, int] = (2400, 1935)
@@ -54,14 +54,14 @@ class NativeFrame:
 
 
 def read_frame(root: Path) -> NativeFrame:
-    """The native frame of a data set: what its `info.json` says, or the challenge's own where there is none.
+    """Read the native frame of a data set from its `info.json`, or return that of the challenge if there is none.
 
     Args:
-        root: folder of the data set; its `info.json`, written beside images that were reduced, holds
-            `native_size_xy` (width, height), `pixel_spacing_mm` and, if at all, `landmarks` (19).
+        root: folder of the data set; its `info.json` belongs to images that were reduced, and holds
+            `native_size_xy` (width, height), `pixel_spacing_mm` and optionally `landmarks` (19).
 
     Raises:
-        ValueError: naming the file, where it is not JSON or its values make no sense.
+        ValueError: naming the file, if it is not JSON or its values are out of range.
     """
     file = root / "info.json"
     if not file.is_file():
@@ -69,33 +69,33 @@ def read_frame(root: Path) -> NativeFrame:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{file}: not valid JSON: {error}.") from error
+        raise ValueError(f"{file}: not valid JSON: {error}") from error
     content = content if isinstance(content, dict) else {}
     size, spacing = content.get("native_size_xy"), content.get("pixel_spacing_mm")
     if not (isinstance(size, list) and len(size) == 2 and all(type(n) is int and n > 0 for n in size)):
-        raise ValueError(f"{file}: 'native_size_xy' must be [width, height] in pixels, found {size!r}.")
+        raise ValueError(f"{file}: 'native_size_xy' must be [width, height] in pixels, got {size!r}")
     if isinstance(spacing, bool) or not isinstance(spacing, (int, float)) or not 0 < spacing < math.inf:
-        raise ValueError(f"{file}: 'pixel_spacing_mm' must be a positive number, found {spacing!r}.")
+        raise ValueError(f"{file}: 'pixel_spacing_mm' must be a positive number, got {spacing!r}")
     if content.get("landmarks", len(LANDMARK_NAMES)) != len(LANDMARK_NAMES):
-        raise ValueError(f"{file}: 'landmarks' must be {len(LANDMARK_NAMES)}, found {content['landmarks']!r}.")
+        raise ValueError(f"{file}: 'landmarks' must be {len(LANDMARK_NAMES)}, got {content['landmarks']!r}")
     return NativeFrame((size[1], size[0]), float(spacing), stated=True)
 
 
 def read_landmarks(path: str | Path) -> torch.Tensor:
     r"""Read the landmarks that one reader marked in one image.
 
-    A line a landmark, `x,y` in native pixels; `nan,nan` for one that is missing. The eight class lines at the end
-    of the challenge's own files, and empty lines at the end, are passed over.
+    There is one line per landmark, `x,y` in native pixels, or `nan,nan` for a missing landmark. The eight class lines
+    at the end of the files of the challenge, and empty lines at the end, are ignored.
 
     Args:
         path: text file of 19 or 19 + 8 lines.
 
     Returns:
-        `(19, 2)` float64, (y, x): array order, not the file's.
+        `(19, 2)` float64, (y, x): the order of array axes, not of the file.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: naming file and line, for another number of lines or a line that is not `x,y`.
+        FileNotFoundError: if the file does not exist.
+        ValueError: naming file and line, if the number of lines is another or a line is not `x,y`.
 
     Example:
         >>> import tempfile
@@ -107,16 +107,16 @@ def read_landmarks(path: str | Path) -> torch.Tensor:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; every image needs the landmarks of each reader.")
+        raise FileNotFoundError(f"{path}: no such file; each image needs the landmarks of each reader")
     try:
         lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file: {error}.") from error
+        raise ValueError(f"{path}: not a text file: {error}") from error
     count = len(LANDMARK_NAMES)
     if len(lines) not in (count, count + _CLASS_LINES):
         raise ValueError(
-            f"{path}: expected {count} lines 'x,y', with or without the challenge's {_CLASS_LINES} class lines after "
-            f"them, found {len(lines)} lines."
+            f"{path}: expected {count} lines 'x,y', with or without {_CLASS_LINES} class lines after them, "
+            f"got {len(lines)} lines"
         )
     return torch.tensor([_point(path, i, line) for i, line in enumerate(lines[:count], 1)], dtype=torch.float64)
 
@@ -130,6 +130,6 @@ def _point(path: Path, number: int, line: str) -> tuple[float, float]:
     if math.isinf(x) or math.isinf(y) or math.isnan(x) != math.isnan(y):
         raise ValueError(
             f"{path}, line {number} ({LANDMARK_NAMES[number - 1]}): expected 'x,y' in pixels, or 'nan,nan' for a "
-            f"landmark that is missing, found {line!r}."
+            f"missing landmark, got {line!r}"
         )
     return y, x

@@ -1,4 +1,4 @@
-"""A folder of radiographs without annotations: what a trained landmark network is applied to."""
+"""A folder of radiographs without annotations, for inference."""
 
 from __future__ import annotations
 
@@ -7,45 +7,42 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
+from monai_amat.data import dicom
 from monai_amat.data.folder import files_by_name
+from monai_amat.data.pictures import ENDINGS, read_headers
 from monai_amat.tasks.landmarks.data.files import read_frame
 
 __all__ = ["list_radiographs"]
 
-_ENDINGS = (".bmp", ".jpg", ".jpeg", ".png")
-_MM_PER_INCH = 25.4
-# What programs write that know nothing of the resolution: that of a screen.
-_SCREEN_DPI = (72, 96)
-# Rounding changes the shape of a reduced image by less; a crop, or a picture on its side, by more.
+# Rounding changes the aspect ratio of a reduced image by less; a crop or a rotated picture changes it by more.
 _SAME_SHAPE = 0.02
 
 
 def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> list[dict[str, Any]]:
-    """The radiographs of a folder, sorted by name, with what is needed to give landmarks in native pixels and in mm.
+    """List the radiographs of a folder, sorted by name, with native size and spacing.
 
-    Images are BMP, JPEG or PNG of any size; hidden files are left out. The size of a pixel is, in this order: what
-    `spacing` says; what an `info.json` in the folder says (see
-    `read_frame`), which is also how to tell that images were reduced, and from
-    what size; the resolution that the file itself holds, unless it is a screen's (72 or 96 dpi).
+    Images are BMP, JPEG, PNG or TIFF of any size, or DICOM if pydicom is installed; hidden files are left out. The
+    pixel size comes from the first of these that is known: `spacing`; an `info.json` in the folder (see `read_frame`),
+    which also gives the native size of reduced images; the resolution in the file, unless it is that of a screen (72 or
+    96 dpi).
 
     Args:
-        folder: of the images.
-        spacing: mm per native pixel, the same along both axes.
+        folder: folder of the images.
+        spacing: mm per native pixel, equal along both axes.
 
     Returns:
-        One dictionary an image: `image`, its path; `case`, its name without ending; `spacing` `(2,)` float32,
-        mm per native pixel, (y, x); `native_size` `(2,)` int64, (H, W), for
-        `LoadCephalogramd`.
+        One dictionary per image: `image`, its path; `case`, its name without ending; `spacing` `(2,)` float32, mm per
+        native pixel, (y, x); `native_size` `(2,)` int64, (H, W), for `LoadCephalogramd`.
 
     Raises:
-        FileNotFoundError: when the folder does not exist or holds no image.
-        ValueError: for a spacing out of range, an image that cannot be opened or whose pixels are of unknown size, one
-            that is no reduced image of what `info.json` says, or two of one name.
+        FileNotFoundError: if the folder does not exist or holds no image.
+        ValueError: if `spacing` is out of range, an image cannot be opened, its pixel size is unknown, its aspect ratio
+            differs from that in `info.json`, or two images have one name.
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("L", (60, 80)).save(f"{folder}/a.png", dpi=(254, 254))
         ...     item = list_radiographs(folder)[0]
@@ -54,17 +51,18 @@ def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> lis
     """
     root = Path(folder).expanduser()
     if spacing is not None and not 0 < spacing < math.inf:
-        raise ValueError(f"spacing must be a positive number of mm per pixel, found {spacing}")
-    paths = files_by_name(root, _ENDINGS, one="radiograph", many="radiographs")
+        raise ValueError(f"spacing must be a positive number of mm per pixel, got {spacing}")
+    paths = files_by_name(root, (*ENDINGS, *dicom.ENDINGS), one="radiograph", many="radiographs")
     frame = read_frame(root)
     items = []
-    for case, path in paths.items():
-        size, stored = _header(path)
+    for (case, path), header in zip(paths.items(), read_headers([*paths.values()], where=str(root)), strict=True):
+        size, stored = header.size, header.spacing
         native = frame.size if frame.stated else size
         if abs(size[1] / size[0] * native[0] / native[1] - 1) > _SAME_SHAPE:
             raise ValueError(
-                f"{path}: {size[1]}x{size[0]} pixels are no reduced image of {native[1]}x{native[0]}, the native size "
-                f"in {root / 'info.json'}: the shape differs."
+                f"{path}: expected the aspect ratio of {native[1]}x{native[0]}, the native size in "
+                f"{root / 'info.json'}, "
+                f"got {size[1]}x{size[0]} pixels; correct info.json or move the image to another folder"
             )
         if spacing is not None:
             pixel = (spacing, spacing)
@@ -74,8 +72,8 @@ def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> lis
             pixel = stored
         else:
             raise ValueError(
-                f"{path}: nobody knows the size of its pixels. Give it in mm, as --spacing 0.1, or write it into "
-                f'{root / "info.json"}: {{"native_size_xy": [{size[1]}, {size[0]}], "pixel_spacing_mm": 0.1}}.'
+                f"{path}: the pixel size is unknown; give it in mm, for example --spacing 0.1, or write it into "
+                f'{root / "info.json"}: {{"native_size_xy": [{size[1]}, {size[0]}], "pixel_spacing_mm": 0.1}}'
             )
         items.append(
             {
@@ -86,22 +84,3 @@ def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> lis
             }
         )
     return items
-
-
-def _header(path: Path) -> tuple[tuple[int, int], tuple[float, float] | None]:
-    """Size `(H, W)` and, where it is known, mm per pixel (y, x); the pixels themselves are not read."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            dpi = image.info.get("dpi")
-    # SyntaxError is Pillow's word for a broken header.
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path}: cannot be opened as an image ({type(error).__name__}: {error}); fetch the file again, or move it "
-            "elsewhere."
-        ) from error
-    if dpi is None or len(dpi) != 2:
-        return (height, width), None
-    x, y = (float(value) for value in dpi)
-    usable = all(0 < value < math.inf and round(value) not in _SCREEN_DPI for value in (x, y))
-    return (height, width), (_MM_PER_INCH / y, _MM_PER_INCH / x) if usable else None

@@ -1,4 +1,4 @@
-"""Radiographs from image files: grey values in array order, with an affine from stored to native pixels."""
+"""Radiographs from files: grey values in array order, with an affine from stored to native pixels."""
 
 from __future__ import annotations
 
@@ -6,34 +6,31 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from monai.config import KeysCollection
 from monai.data import MetaTensor
 from monai.transforms import MapTransform, Transform
-from PIL import Image
+
+from monai_amat.data.pictures import read_grey
 
 __all__ = ["LoadCephalogram", "LoadCephalogramd", "stored_to_native"]
 
-# What Pillow turns into grey values by the luma formula, which leaves a grey picture in colour as it is.
-_EIGHT_BIT = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
-
 
 def stored_to_native(stored: Sequence[int], native: Sequence[int]) -> torch.Tensor:
-    """Affine `(4, 4)` from the pixels of a stored image to those it had before it was resized.
+    """Compute the affine `(4, 4)` from the pixels of a stored image to its native pixels, before it was resized.
 
-    Pixel centres are at integers, so a pixel stored at a third of the size sits in the middle of three native ones:
+    Pixel centres are at integers, so a pixel stored at a third of the size lies in the middle of three native pixels:
     `native = 3·(i + 0.5) - 0.5`.
 
     Args:
         stored: `(H, W)` of the file.
-        native: `(H, W)` of the image it was made from.
+        native: `(H, W)` of the native image.
 
     Example:
         >>> stored_to_native((800, 645), (2400, 1935)) @ torch.tensor([0.0, 10.0, 0.0, 1.0], dtype=torch.float64)
         tensor([ 1., 31.,  0.,  1.], dtype=torch.float64)
     """
-    affine = torch.eye(4, dtype=torch.float64)  # MONAI's form of any affine, for images of two dimensions too
+    affine = torch.eye(4, dtype=torch.float64)  # MONAI uses this size for images of two dimensions too
     for axis, (have, had) in enumerate(zip(stored, native, strict=True)):
         affine[axis, axis] = had / have
         affine[axis, -1] = (had / have - 1) / 2
@@ -41,14 +38,16 @@ def stored_to_native(stored: Sequence[int], native: Sequence[int]) -> torch.Tens
 
 
 class LoadCephalogram(Transform):
-    """Read a radiograph as MONAI's spatial transforms want it.
+    """Read a radiograph as the spatial transforms of MONAI need it.
 
-    BMP, JPEG, PNG, and whatever else Pillow reads. Colour becomes grey; 16-bit values are divided by 257, so that
-    their full range becomes 0 to 255. Array order is kept: axis 0 is y, axis 1 is x (MONAI's own reader of such files
-    has x first). The orientation that a camera writes into a file is not applied.
+    Formats are those of Pillow (BMP, JPEG, PNG, TIFF, …), and DICOM if pydicom is installed. Colour becomes grey;
+    values of 16 bits are divided by 257, so that their full range becomes 0 to 255. If they fill 14, 12, 10 or 8 bits
+    only, the range of these bits becomes 0 to 255. The EXIF orientation is applied, so that the image is as a viewer
+    shows it. Array order is kept: axis 0 is y, axis 1 is x (the reader of MONAI has x first).
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("RGB", (6, 8), (90, 90, 90)).save(f"{folder}/001.bmp")
         ...     image = LoadCephalogram()(f"{folder}/001.bmp", native_size=(24, 18))
@@ -60,17 +59,17 @@ class LoadCephalogram(Transform):
         """Read one file.
 
         Args:
-            path: of the image.
-            native_size: `(H, W)` that the image had before it was reduced; its own size by default.
+            path: path of the image.
+            native_size: `(H, W)` of the image before it was reduced; by default the stored size.
 
         Returns:
             `(1, H, W)` float32, 0 to 255; its affine maps stored pixels to native ones.
 
         Raises:
-            FileNotFoundError: no such file.
-            ValueError: naming the file, where it cannot be read or holds no 8- or 16-bit picture.
+            FileNotFoundError: if the file does not exist.
+            ValueError: naming the file, if it cannot be read or does not hold a picture of 8 or 16 bits.
         """
-        grey = _read(Path(path))
+        grey = read_grey(path)
         affine = stored_to_native(grey.shape, grey.shape if native_size is None else [int(n) for n in native_size])
         meta = {"filename_or_obj": str(path), "original_channel_dim": "no_channel", "spatial_shape": grey.shape}
         return MetaTensor(torch.from_numpy(grey)[None], affine=affine, meta=meta)
@@ -81,12 +80,13 @@ class LoadCephalogramd(MapTransform):
 
     Args:
         keys: paths.
-        size_key: where an item carries the native size `(H, W)`, as those of
-            `load_cephalograms` do; an item without it is stored at native size.
+        size_key: key of the native size `(H, W)`, as in items of `load_cephalograms`; an item without this key is
+            stored at native size.
         allow_missing_keys: skip keys that an item does not have.
 
     Example:
         >>> import tempfile
+        >>> from PIL import Image
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     Image.new("L", (6, 8)).save(f"{folder}/001.png")
         ...     item = LoadCephalogramd("image")({"image": f"{folder}/001.png"})
@@ -107,28 +107,3 @@ class LoadCephalogramd(MapTransform):
         for key in self.key_iterator(item):
             item[key] = self.load(item[key], item.get(self.size_key))
         return item
-
-
-def _read(path: Path) -> np.ndarray:
-    """Grey values `(H, W)` float32, 0 to 255."""
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such image file.")
-    try:
-        with Image.open(path) as image:
-            image.load()
-            mode = image.mode
-            values = np.asarray(image.convert("L") if mode in _EIGHT_BIT else image)
-    # Pillow reports a broken file in as many ways as its formats' readers break.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{path}: cannot be read as an image, corrupt or truncated ({type(error).__name__}: {error}); "
-            "fetch the file again."
-        ) from error
-    if mode in _EIGHT_BIT:
-        return values.astype(np.float32)
-    # Some versions of Pillow widen 16 bits to the 32 of mode I.
-    if mode.startswith("I") and values.ndim == 2 and values.min() >= 0 and values.max() <= 65535:
-        return values.astype(np.float32) / 257
-    raise ValueError(
-        f"{path}: expected a grey or colour picture of 8 or 16 bits, found Pillow's mode {mode!r}; convert the file."
-    )

@@ -83,7 +83,7 @@ def test_what_stays_has_area_inside_the_image_and_nothing_is_lost_uncounted(corn
 
 def test_an_unknown_class_is_named_with_file_and_object() -> None:
     with pytest.raises(
-        ValueError, match=r"a\.xml: object 2 is of the unknown class 'rbc'; the classes are 'RBC', 'WBC'"
+        ValueError, match=r"a\.xml: expected a class of 'RBC', 'WBC', 'Platelets', got 'rbc' for object 2"
     ):
         checked_boxes(annotation(("RBC", (1, 1, 9, 9)), ("rbc", (1, 1, 9, 9))), CLASSES)
 
@@ -92,19 +92,19 @@ def test_an_unknown_class_is_named_with_file_and_object() -> None:
     ("old", "new", "message"),
     [
         ("</annotation>", "", "not well-formed XML"),
-        ("annotation>", "notes>", "expected a Pascal VOC <annotation>, found <notes>"),
+        ("annotation>", "notes>", "expected a Pascal VOC <annotation>, got <notes>"),
         ("<width>64</width>", "", "size/width is missing"),
-        ("<width>64</width>", "<width>0</width>", "whole numbers of pixels from 1 on, found 0 x 48"),
+        ("<width>64</width>", "<width>0</width>", "whole numbers of pixels from 1 on, got 0 x 48"),
         ("<width>64</width>", "<width>6.5</width>", "whole numbers of pixels"),
         ("<size><width>64</width><height>48</height><depth>3</depth></size>", "", "size/width is missing"),
-        ("<name>RBC</name>", "<name> </name>", "object 2 has no <name>"),
-        ("<name>RBC</name>", "", "object 2 has no <name>"),
+        ("<name>RBC</name>", "<name> </name>", "object 2: expected a <name>"),
+        ("<name>RBC</name>", "", "object 2: expected a <name>"),
         ("<bndbox><xmin>3", "<box><xmin>3", "not well-formed"),
         ("<xmin>3</xmin>", "", r"object 1 \(WBC\): bndbox/xmin is missing"),
-        ("<xmin>3</xmin>", "<xmin>three</xmin>", r"object 1 \(WBC\): bndbox/xmin must be a number, found 'three'"),
-        ("<xmin>3</xmin>", "<xmin>nan</xmin>", "must be a number, found 'nan'"),
-        ("<xmin>3</xmin>", "<xmin/>", "must be a number, found None"),
-        ("bndbox>", "polygon>", r"object 1 \(WBC\) has no <bndbox>"),
+        ("<xmin>3</xmin>", "<xmin>three</xmin>", r"object 1 \(WBC\): bndbox/xmin must be a number, got 'three'"),
+        ("<xmin>3</xmin>", "<xmin>nan</xmin>", "must be a number, got 'nan'"),
+        ("<xmin>3</xmin>", "<xmin/>", "must be a number, got None"),
+        ("bndbox>", "polygon>", r"object 1 \(WBC\): expected a <bndbox>"),
     ],
 )
 def test_malformed_files_are_refused_by_name(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -134,3 +134,23 @@ def test_an_empty_or_missing_file(tmp_path: Path) -> None:
         read_voc(write(tmp_path, b""))
     with pytest.raises(FileNotFoundError, match=r"b\.xml: no such annotation"):
         read_voc(tmp_path / "b.xml")
+
+
+@pytest.mark.parametrize("encoding", ["gb2312", "gbk", "utf-16", "utf-8-sig", "latin-1", "cp1252"])
+def test_every_declared_encoding_is_read(tmp_path: Path, encoding: str) -> None:
+    name = "细胞" if encoding.startswith(("gb", "utf")) else "Zelle ü"
+    box = "".join(f"<{corner}>{i}</{corner}>" for i, corner in enumerate(("xmin", "ymin", "xmax", "ymax"), 1))
+    text = (
+        f"<?xml version='1.0' encoding='{encoding.removesuffix('-sig')}'?><annotation><size><width>9</width>"
+        f"<height>9</height></size><object><name>{name}</name><bndbox>{box}</bndbox></object></annotation>"
+    )
+    (tmp_path / "a.xml").write_bytes(text.encode(encoding))
+    assert read_voc(tmp_path / "a.xml").objects[0].name == name
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "klingon", "rot13"])
+def test_an_encoding_that_does_not_fit_is_named(tmp_path: Path, encoding: str) -> None:
+    text = f"<?xml version='1.0' encoding='{encoding}'?><annotation>细胞</annotation>"
+    (tmp_path / "a.xml").write_bytes(text.encode("gb2312"))
+    with pytest.raises(ValueError, match=rf"a\.xml: expected text in the encoding {encoding}.*save the file as UTF-8"):
+        read_voc(tmp_path / "a.xml")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from PIL import Image
 from monai_amat.data import IndexedDataset
 from monai_amat.tasks.detection import load_voc, write_cells_phantom
 from monai_amat.tasks.detection.data.voc import paper_split
+from monai_amat.tasks.detection.transforms.rgb_image import LoadRGBImage
 
 SIZE = (48, 64)
 
@@ -75,7 +77,7 @@ def test_labels_are_places_in_the_list_of_classes(phantom: Path) -> None:
     for one, other in zip(usual, turned, strict=True):
         assert torch.equal(one["labels"], 2 - other["labels"])
         assert torch.equal(one["boxes"], other["boxes"])
-    with pytest.raises(ValueError, match=r"\.xml: object \d+ is of the unknown class"):
+    with pytest.raises(ValueError, match=r"\.xml: expected a class of 'RBC', got 'WBC' for object \d+"):
         load_voc(phantom, "all", classes=("RBC",))
 
 
@@ -90,7 +92,7 @@ def test_the_papers_split_is_drawn_from_names_alone() -> None:
     assert parts["validation"][:3] == ("BloodImage_00000", "BloodImage_00001", "BloodImage_00016")
     assert parts["test"][:3] == ("BloodImage_00004", "BloodImage_00011", "BloodImage_00021")
     assert [len(part) for part in paper_split(names[:3]).values()] == [1, 1, 1]
-    with pytest.raises(ValueError, match="2 image"):
+    with pytest.raises(ValueError, match="at least 3 images, got 2"):
         paper_split(names[:2])
     with pytest.raises(ValueError, match="unique"):
         paper_split([*names, names[0]])
@@ -116,8 +118,8 @@ def test_flaws_of_boxes_are_counted_in_one_warning(root: Path) -> None:
         load_voc(root, "all")
     assert len(caught) == 1
     text = str(caught[0].message)
-    assert "5 box(es) dropped for having no area (xmax <= xmin or ymax <= ymin): object 1 of cells_000, " in text
-    assert "object 1 of cells_002, ...; 1 box(es) cut off at the edge of the image: object 1 of cells_005." in text
+    assert "5 box(es) dropped because they have no area (xmax <= xmin or ymax <= ymin): object 1 of cells_000, " in text
+    assert "object 1 of cells_002 and 2 more; 1 box(es) cut at the edge of the image: object 1 of cells_005" in text
     assert str(root) in text
 
 
@@ -131,10 +133,10 @@ def test_what_is_missing_is_named(root: Path) -> None:
     assert len(load_voc(root, "all")) == 11
     (root / "cells_004.xml").rename(root / "Annotations" / "cells_004.xml")
     with pytest.raises(
-        FileNotFoundError, match=r"JPEGImages/cells_004: no image .*Annotations/cells_004\.xml asks for it"
+        FileNotFoundError, match=r"JPEGImages/cells_004: no image .*Annotations/cells_004\.xml names it"
     ):
         load_voc(root, "train")
-    with pytest.raises(FileNotFoundError, match=r"JPEGImages/cells_004: no image .*Main/\w+\.txt asks for it"):
+    with pytest.raises(FileNotFoundError, match=r"JPEGImages/cells_004: no image .*Main/\w+\.txt names it"):
         load_voc(root, "train", split="imagesets")
     (root / "ImageSets" / "Main" / "train.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r'train\.txt: no such list; use split="paper"'):
@@ -150,10 +152,10 @@ def test_what_is_there_twice_is_named(root: Path) -> None:
     with pytest.raises(ValueError, match=r"\.txt: lists 'cells_000', which is listed in .*train\.txt already"):
         load_voc(root, "validation", split="imagesets")
     train.write_text("cells_000 1\n")
-    with pytest.raises(ValueError, match=r"train\.txt, line 1: expected one name, found 'cells_000 1'"):
+    with pytest.raises(ValueError, match=r"train\.txt, line 1: expected one name, got 'cells_000 1'"):
         load_voc(root, "validation", split="imagesets")
     shutil.copy(root / "JPEGImages" / "cells_000.jpg", root / "JPEGImages" / "cells_000.PNG")
-    with pytest.raises(ValueError, match=r"cells_000\.jpg: an image of this name is there twice, see cells_000\.PNG"):
+    with pytest.raises(ValueError, match=r"cells_000\.jpg: two images have this name, see cells_000\.PNG"):
         load_voc(root)
 
 
@@ -162,13 +164,13 @@ def test_one_image_under_two_names_is_reported(root: Path, caplog: pytest.LogCap
     with caplog.at_level(logging.WARNING):
         load_voc(root, "test")
     assert len(caplog.records) == 1
-    assert "one image under several names: cells_001 (" in caplog.text and ") and cells_003 (" in caplog.text
+    assert "1 image(s) under several names: cells_001 (" in caplog.text and "), cells_003 (" in caplog.text
 
 
 def test_images_that_do_not_fit_are_named(root: Path) -> None:
     image = root / "JPEGImages" / "cells_002.jpg"
     Image.new("RGB", (48, 64)).save(image)
-    with pytest.raises(ValueError, match=r"cells_002\.xml: annotates an image of 64x48 .*cells_002\.jpg is 48x64"):
+    with pytest.raises(ValueError, match=r"expected an annotation of 48x64 .*cells_002\.jpg, got 64x48"):
         load_voc(root, "all")
     image.write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"cells_002\.jpg: cannot be opened as an image"):
@@ -180,20 +182,20 @@ def test_empty_folders(tmp_path: Path) -> None:
         load_voc(tmp_path / "nowhere")
     for folder in ("JPEGImages", "Annotations"):
         (tmp_path / folder).mkdir()
-    with pytest.raises(ValueError, match="JPEGImages: no image in it"):
+    with pytest.raises(ValueError, match="JPEGImages: expected images"):
         load_voc(tmp_path)
     Image.new("RGB", (8, 8)).save(tmp_path / "JPEGImages" / "a.jpg")
     shutil.copy(tmp_path / "JPEGImages" / "a.jpg", tmp_path / "Annotations" / "a.xml")
-    with pytest.raises(ValueError, match=r"1 image\(s\) cannot be split in three"):
+    with pytest.raises(ValueError, match=r"at least 3 images, got 1"):
         load_voc(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"section": "val"}, "section must be 'train', 'validation', 'test' or 'all', found 'val'"),
-        ({"split": "own"}, "split must be 'paper' or 'imagesets', found 'own'"),
-        ({"limit": 0}, "limit must be at least 1, found 0"),
+        ({"section": "val"}, "section must be 'train', 'validation', 'test' or 'all', got 'val'"),
+        ({"split": "own"}, "split must be 'paper' or 'imagesets', got 'own'"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"classes": ()}, "classes must be different names"),
         ({"classes": "RBC"}, "classes must be different names"),
         ({"classes": ("RBC", "RBC")}, "classes must be different names"),
@@ -227,3 +229,63 @@ def test_the_real_splits(data_root: Path) -> None:
         ]
         assert tuple(len(part) for part in parts) == sizes
         assert len({name for part in parts for name in part}) == 364
+
+
+def test_objects_of_other_classes_can_be_left_out_and_are_counted(root: Path) -> None:
+    whole = sum(len(item["labels"]) for item in load_voc(root, "all"))
+    with pytest.raises(ValueError, match=r"got '(WBC|RBC|Platelets)' .* or set other_classes='leave_out'"):
+        load_voc(root, "all", classes=["RBC", "Platelets"])
+    with pytest.warns(UserWarning, match=r"\d+ box\(es\) left out because their class .*: object \d+ of"):
+        items = load_voc(root, "all", classes=["RBC", "Platelets"], other_classes="leave_out")
+    assert 0 < sum(len(item["labels"]) for item in items) < whole
+    assert {int(label) for item in items for label in item["labels"]} == {0, 1}
+
+
+def test_a_section_without_an_object_is_a_warning(root: Path) -> None:
+    for file in (root / "Annotations").iterdir():
+        text = file.read_text()
+        file.write_text(text[: text.index("<object>")] + "</annotation>")
+    with pytest.warns(UserWarning, match=r"section 'test' has 1 image\(s\) and not a single object"):
+        assert len(load_voc(root, "test", limit=1)) == 1
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_lists_with_a_byte_order_mark_are_read(root: Path, encoding: str) -> None:
+    before = [item["case"] for item in load_voc(root, "train", split="imagesets")]
+    for file in (root / "ImageSets" / "Main").iterdir():
+        file.write_text(file.read_text(), encoding=encoding)
+    assert [item["case"] for item in load_voc(root, "train", split="imagesets")] == before
+
+
+def test_names_that_are_not_utf_8_are_read_and_can_be_printed(root: Path) -> None:
+    other = os.fsdecode(b"\xb0\xa1")
+    for folder, ending in (("JPEGImages", "jpg"), ("Annotations", "xml")):
+        (root / folder / f"cells_003.{ending}").rename(root / folder / f"{other}.{ending}")
+    names = b"\n".join(sorted(os.fsencode(path.stem) for path in (root / "JPEGImages").iterdir()))
+    (root / "ImageSets" / "Main" / "train.txt").write_bytes(names)
+    for name in ("val.txt", "test.txt"):
+        (root / "ImageSets" / "Main" / name).write_text("")
+    assert len(load_voc(root, "all")) == 12
+    (item,) = [item for item in load_voc(root, "train", split="imagesets") if not item["case"].startswith("cells")]
+    assert item["case"] == r"\xb0\xa1"
+    assert LoadRGBImage()(item["image"]).shape[0] == 3
+
+
+@pytest.mark.parametrize(("orientation", "turned"), [(6, True), (8, False), (3, True)])
+def test_boxes_of_turned_images(root: Path, orientation: int, turned: bool) -> None:
+    """Sizes tell in which pixels the boxes are, but for half turns and mirror images."""
+    path = root / "JPEGImages" / "cells_002.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    shape = (64, 48) if turned and orientation > 4 else (48, 64)
+    Image.new("RGB", shape[::-1]).save(path, exif=exif)
+    if turned:
+        with pytest.warns(UserWarning, match=r"1 of 12 images have an EXIF orientation \(cells_002\.jpg\)"):
+            assert len(load_voc(root, "all")) == 12
+        assert LoadRGBImage()(path).shape == (3, 48, 64)
+    else:
+        with (
+            pytest.warns(UserWarning, match="EXIF orientation"),
+            pytest.raises(ValueError, match=r"cells_002\.xml: expected .* EXIF orientation 8, got 64x48"),
+        ):
+            load_voc(root, "all")

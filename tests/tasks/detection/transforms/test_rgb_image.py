@@ -35,11 +35,11 @@ def test_every_picture_of_eight_bits_becomes_colour(tmp_path: Path, mode: str) -
         assert torch.equal(image[0], image[1]) and torch.equal(image[0], image[2])
 
 
-def test_a_cameras_orientation_is_not_applied(tmp_path: Path) -> None:
+def test_a_cameras_orientation_is_applied(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6  # on its side
     Image.fromarray(pixels()).save(tmp_path / "a.png", exif=exif)
-    assert LoadRGBImage()(tmp_path / "a.png").shape == (3, 5, 7)
+    assert LoadRGBImage()(tmp_path / "a.png").shape == (3, 7, 5)
 
 
 def test_files_that_are_no_pictures_are_named(tmp_path: Path) -> None:
@@ -52,9 +52,7 @@ def test_files_that_are_no_pictures_are_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"a\.png: cannot be read as an image, corrupt or truncated"):
             LoadRGBImage()(tmp_path / "a.png")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "b.png")
-    with pytest.raises(
-        ValueError, match=r"b\.png: expected a grey or colour picture of 8 bits, found Pillow's mode 'I"
-    ):
+    with pytest.raises(ValueError, match=r"b\.png: expected a grey or colour picture of 8 bits, got Pillow's mode 'I"):
         LoadRGBImage()(tmp_path / "b.png")
 
 

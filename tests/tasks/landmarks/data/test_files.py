@@ -63,7 +63,7 @@ def test_missing_landmark_is_nan(file: Path) -> None:
 @pytest.mark.parametrize("count", [0, 1, 18, 20, 26, 28])
 def test_wrong_number_of_lines(file: Path, count: int) -> None:
     file.write_text("\n".join((LINES * 2)[:count]))
-    with pytest.raises(ValueError, match=rf"038\.txt: expected 19 lines .* found {count} lines"):
+    with pytest.raises(ValueError, match=rf"038\.txt: expected 19 lines .* got {count} lines"):
         read_landmarks(file)
 
 
@@ -93,15 +93,15 @@ def test_frame_is_the_challenges_own_unless_stated(tmp_path: Path) -> None:
     ("changed", "message"),
     [
         ({"native_size_xy": [1935]}, "'native_size_xy' must be"),
-        ({"native_size_xy": [1935, 0]}, r"found \[1935, 0\]"),
+        ({"native_size_xy": [1935, 0]}, r"got \[1935, 0\]"),
         ({"native_size_xy": [1935.0, 2400]}, "'native_size_xy' must be"),
-        ({"native_size_xy": None}, "found None"),
-        ({"pixel_spacing_mm": 0}, "'pixel_spacing_mm' must be a positive number, found 0"),
-        ({"pixel_spacing_mm": "0.1"}, "found '0.1'"),
-        ({"pixel_spacing_mm": True}, "found True"),
-        ({"pixel_spacing_mm": float("inf")}, "found inf"),
-        ({"pixel_spacing_mm": float("nan")}, "found nan"),
-        ({"landmarks": 29}, "'landmarks' must be 19, found 29"),
+        ({"native_size_xy": None}, "got None"),
+        ({"pixel_spacing_mm": 0}, "'pixel_spacing_mm' must be a positive number, got 0"),
+        ({"pixel_spacing_mm": "0.1"}, "got '0.1'"),
+        ({"pixel_spacing_mm": True}, "got True"),
+        ({"pixel_spacing_mm": float("inf")}, "got inf"),
+        ({"pixel_spacing_mm": float("nan")}, "got nan"),
+        ({"landmarks": 29}, "'landmarks' must be 19, got 29"),
     ],
 )
 def test_info_that_makes_no_sense(tmp_path: Path, changed: dict[str, Any], message: str) -> None:

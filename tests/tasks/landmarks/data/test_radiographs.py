@@ -45,7 +45,7 @@ def test_the_resolution_stored_in_a_file_is_taken(tmp_path: Path, ending: str) -
 def test_a_resolution_that_says_nothing_is_not_believed(tmp_path: Path, dpi: tuple[float, float] | None) -> None:
     settings: dict[str, Any] = {} if dpi is None else {"dpi": dpi}
     path = picture(tmp_path / "a.png", **settings)
-    with pytest.raises(ValueError, match="nobody knows the size of its pixels") as caught:
+    with pytest.raises(ValueError, match="the pixel size is unknown") as caught:
         list_radiographs(tmp_path)
     assert str(path) in str(caught.value)
     # What the message proposes works.
@@ -78,11 +78,11 @@ def test_what_cannot_be_used_is_named(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="spacing must be a positive number"):
             list_radiographs(tmp_path, spacing=wrong)
     second = picture(tmp_path / "a.bmp")
-    with pytest.raises(ValueError, match=r"a\.png: results go by the name, which a\.bmp has too"):
+    with pytest.raises(ValueError, match=r"a\.png: results are named after .* a\.bmp has the same name"):
         list_radiographs(tmp_path, spacing=0.1)
     second.unlink()
     (tmp_path / "info.json").write_text(json.dumps({"native_size_xy": [800, 600], "pixel_spacing_mm": 0.5}))
-    with pytest.raises(ValueError, match="60x80 pixels are no reduced image of 800x600"):
+    with pytest.raises(ValueError, match=r"aspect ratio of 800x600.*got 60x80"):
         list_radiographs(tmp_path)
     (tmp_path / "info.json").unlink()
     first.write_bytes(b"BM no picture")

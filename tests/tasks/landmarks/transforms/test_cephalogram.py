@@ -51,7 +51,7 @@ def test_sixteen_bits_become_eight(tmp_path: Path, grey: np.ndarray) -> None:
 def test_other_depths_are_refused(tmp_path: Path, values: np.ndarray) -> None:
     Image.fromarray(values).save(tmp_path / "a.tif")
     with pytest.raises(
-        ValueError, match=r"a\.tif: expected a grey or colour picture of 8 or 16 bits, found Pillow's mod"
+        ValueError, match=r"a\.tif: expected a grey or colour picture of 8 or 16 bits, got Pillow's mod"
     ):
         LoadCephalogram()(tmp_path / "a.tif")
 
