@@ -13,20 +13,20 @@ _SAMPLE = 1 << 16
 
 
 def identical_files(paths: Iterable[str | Path]) -> list[tuple[Path, ...]]:
-    """Groups of files that are identical, byte for byte.
+    """Find groups of files that are identical, byte for byte.
 
-    Only files of one size are looked into, of these 64 KiB from the middle, and only where these agree is a file read
-    whole: 400 uncompressed radiographs of 14 MB each, all of one size, cost 26 MB of reading and not 5.6 GB. The same
-    picture in two encodings is not found.
+    Files are compared by size, then by 64 KiB from the middle, and only files that agree in both are read whole: 400
+    uncompressed radiographs of 14 MB each, all of one size, cost 26 MB of reading instead of 5.6 GB. The same picture
+    in two encodings is not found.
 
     Args:
-        paths: files; one that is named twice counts once.
+        paths: files; a file that is listed twice counts once.
 
     Returns:
-        Groups of two and more, each in the order of `paths`, the groups in the order of their first members.
+        Groups of two or more files, each in the order of `paths`; groups in the order of their first members.
 
     Raises:
-        OSError: a file cannot be read.
+        OSError: if a file cannot be read.
 
     Example:
         >>> import tempfile
@@ -46,7 +46,7 @@ def identical_files(paths: Iterable[str | Path]) -> list[tuple[Path, ...]]:
 
 
 def _apart(paths: list[Path], key: Callable[[Path], Hashable]) -> list[list[Path]]:
-    """Members of one group that share a key, where there are at least two."""
+    """Split one group by a key, and keep the parts with at least two members."""
     parts: dict[Hashable, list[Path]] = defaultdict(list)
     for path in paths:
         parts[key(path)].append(path)

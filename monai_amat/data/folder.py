@@ -1,4 +1,4 @@
-"""The files of a folder, for inference."""
+"""The files of a folder with given endings, for inference."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["files_by_name"]
 
 
 def files_by_name(folder: str | Path, endings: Sequence[str], *, one: str, many: str) -> dict[str, Path]:
-    """The files of a folder that end in a certain way, sorted by name; hidden ones are left out.
+    """List the files of a folder that have one of the given endings, sorted by name; hidden files are left out.
 
-    What is found in a file is written under its name without the ending, so no two may share it.
+    Results are written under the name of a file without its ending, so two files must not share that name.
 
     Args:
-        folder: the folder; those inside it are not looked into.
-        endings: in small letters; of one that ends another the longer goes first.
-        one: what an error calls one of the files.
-        many: what it calls several.
+        folder: the folder; folders inside it are not searched.
+        endings: in lower case; where one ending ends in another (`.nii.gz`, `.gz`) the longer comes first.
+        one: word for one of the files in messages.
+        many: word for several of the files in messages.
 
     Returns:
         The files by their names without the endings.
 
     Raises:
-        FileNotFoundError: when there is no such folder, or no such file in it.
-        ValueError: when two differ in their ending alone.
+        FileNotFoundError: if the folder does not exist or holds no such file.
+        ValueError: if two files differ only in their ending.
 
     Example:
         >>> import tempfile
@@ -44,7 +44,10 @@ def files_by_name(folder: str | Path, endings: Sequence[str], *, one: str, many:
             continue
         name = path.name[: -len(ending)]
         if name in found:
-            raise ValueError(f"{path}: results go by the name, which {found[name].name} has too; rename one of both.")
+            raise ValueError(
+                f"{path}: results are named after the file without its ending, and {found[name].name} has the same "
+                "name; rename one of the two"
+            )
         found[name] = path
     if not found:
         raise FileNotFoundError(f"{root} holds no {one}: no file that ends in {', '.join(endings)}")

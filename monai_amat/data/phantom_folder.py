@@ -1,4 +1,4 @@
-"""A folder of synthetic data: whole or not there, and never written over."""
+"""A folder of synthetic data, written completely or not at all, and never overwritten."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ __all__ = ["write_phantom_folder"]
 def write_phantom_folder(
     root: Path, marker: Mapping[str, Any], *, place: Sequence[str], files: Sequence[str], write: Callable[[Path], None]
 ) -> Path:
-    """Make the folder in one move when it is complete; where it is this very phantom already nothing happens.
+    """Write the files beside the target, then rename the folder; if it already holds this phantom, do nothing.
 
     Args:
         root: the folder to make.
-        marker: the settings that decide every file.
-        place: where `write` puts the marker: a JSON file in the folder, then the keys that lead to it.
-        files: what the folder holds when it is complete.
+        marker: the settings that determine every file.
+        place: where `write` stores the marker: name of a JSON file in the folder, then the keys that lead to it.
+        files: all files of the complete folder.
         write: fills an empty folder.
 
     Returns:
         `root`.
 
     Raises:
-        FileExistsError: `root` holds something other than this very phantom; it is left as it is.
+        FileExistsError: if `root` holds anything other than this phantom; it is not changed.
 
     Example:
         >>> import tempfile
@@ -44,14 +44,14 @@ def write_phantom_folder(
     if _is_complete(root, marker, place, files):
         return root
     root.parent.mkdir(parents=True, exist_ok=True)
-    # Beside the target, since a rename is atomic within one file system only.
+    # Beside the target, because a rename is atomic only within one file system.
     draft = root.parent / f".{root.name}.{uuid.uuid4().hex}"
     draft.mkdir()
     try:
         write(draft)
         try:
             draft.rename(root)
-        except OSError:  # another process was faster, which is as good if it wrote the same
+        except OSError:  # another process was faster; that is correct if it wrote the same files
             if not _is_complete(root, marker, place, files):
                 raise
     finally:
@@ -60,7 +60,7 @@ def write_phantom_folder(
 
 
 def _is_complete(root: Path, marker: Mapping[str, Any], place: Sequence[str], files: Sequence[str]) -> bool:
-    """Whether `root` is this phantom; False where there is nothing, an error where there is something else."""
+    """Whether `root` is this phantom; False if it is missing or empty, an error if it holds anything else."""
     if not root.exists() or (root.is_dir() and not any(root.iterdir())):
         return False
     advice = "choose another folder or remove this one"
@@ -70,10 +70,10 @@ def _is_complete(root: Path, marker: Mapping[str, Any], place: Sequence[str], fi
         for key in keys:
             found = found[key]
     except (OSError, ValueError, KeyError, TypeError):
-        raise FileExistsError(f"{root}: holds something that is not a phantom; {advice}.") from None
+        raise FileExistsError(f"{root}: expected an empty folder or this phantom, got other files; {advice}") from None
     if found != marker:
-        raise FileExistsError(f"{root}: holds a phantom of other settings, {found}, not {marker}; {advice}.")
+        raise FileExistsError(f"{root}: expected a phantom with the settings {marker}, got one with {found}; {advice}")
     missing = [file for file in files if not (root / file).is_file()]
     if missing:
-        raise FileExistsError(f"{root}: holds this phantom but for {missing[0]}; {advice}.")
+        raise FileExistsError(f"{root}: the phantom is incomplete, {missing[0]} is missing; {advice}")
     return True

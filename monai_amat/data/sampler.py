@@ -1,4 +1,4 @@
-"""SeededSampler: the order of an epoch as a function of (seed, epoch), shared out among ranks exactly."""
+"""SeededSampler: the order of an epoch as a function of (seed, epoch), divided exactly among ranks."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ __all__ = ["SeededSampler"]
 
 
 class SeededSampler(Sampler[int]):
-    """Indices of one epoch, drawn from (seed, epoch) alone, so that a resumed run sees the batches it would have seen.
+    """Draw the indices of one epoch from (seed, epoch) alone, so that a resumed run sees the same batches.
 
     Without weights, an epoch is a permutation of the samples, followed by further permutations until `num_samples`
     are drawn. With weights, samples are drawn with replacement.
 
-    Yields `sample + visit * size`, where `visit` counts how often the sample came before in this epoch;
-    `IndexedDataset` takes the two apart and augments each visit differently. Where no
-    sample comes twice (`num_samples <= size`, no weights) these are plain indices for any data set.
+    Yields `sample + visit * size`, where `visit` counts how often the sample occurred before in this epoch;
+    `IndexedDataset` separates the two and augments each visit differently. If no sample occurs twice
+    (`num_samples <= size`, no weights), these are plain indices for any data set.
 
     Among W ranks, rank r takes every W-th index from r on. Batch k of one process with batch size W·b then holds
-    exactly what the W ranks' batches k of size b hold together. Up to W − 1 indices at the tail are dropped, so that
-    all ranks have equally many.
+    exactly what the batches k of size b of all W ranks hold together. Up to W − 1 indices at the end are dropped, so
+    that all ranks have the same number.
 
     Args:
         size: number of samples in the data set.
-        num_samples: draws in an epoch, over all ranks; `size` by default. With batch size b and W ranks an epoch has
+        num_samples: draws per epoch, over all ranks; `size` by default. With batch size b and W ranks an epoch has
             `num_samples / (W·b)` iterations.
-        weights: `(size,)` non-negative finite numbers, not all zero; how often a sample is drawn, relatively.
+        weights: `(size,)` non-negative finite numbers, not all zero: relative frequency of each sample.
         seed: the run's seed.
-        shuffle: False goes through the samples in their order.
-        rank: this process's number; by default torch.distributed's.
-        world_size: number of processes; by default torch.distributed's.
+        shuffle: if False, samples keep their order.
+        rank: number of this process; by default the rank of torch.distributed.
+        world_size: number of processes; by default that of torch.distributed.
 
     Raises:
         ValueError: for sizes below one, weights that are too many, too few, negative, not finite or all zero, weights
@@ -63,11 +63,11 @@ class SeededSampler(Sampler[int]):
         self.size = size
         self.num_samples = size if num_samples is None else num_samples
         if self.size < 1 or self.num_samples < 1:
-            raise ValueError(f"size and num_samples must be at least 1, got size={size} and num_samples={num_samples}.")
+            raise ValueError(f"size and num_samples must be at least 1, got size={size} and num_samples={num_samples}")
         if (rank is None) != (world_size is None):
-            raise ValueError(f"give both rank and world_size, or neither; got rank={rank}, world_size={world_size}.")
+            raise ValueError(f"give both rank and world_size, or neither; got rank={rank}, world_size={world_size}")
         if rank is not None and world_size is not None and not 0 <= rank < world_size:
-            raise ValueError(f"rank must lie in [0, world_size), got rank={rank} and world_size={world_size}.")
+            raise ValueError(f"rank must lie in [0, world_size), got rank={rank} and world_size={world_size}")
         self.seed = seed
         self.shuffle = shuffle
         self.epoch = 0
@@ -85,7 +85,7 @@ class SeededSampler(Sampler[int]):
         return iter(indices[rank::world_size][: len(self)].tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw the next pass for this epoch; `EpochSeedHandler` calls it."""
+        """Set the epoch that the next pass is drawn for; `EpochSeedHandler` calls this method."""
         self.epoch = epoch
 
     def _draw(self) -> Tensor:
@@ -102,7 +102,7 @@ class SeededSampler(Sampler[int]):
         return torch.cat([torch.randperm(self.size, generator=source) for _ in range(passes)])[: self.num_samples]
 
     def _world(self) -> tuple[int, int]:
-        # Asked late: a config may build its loader before torch.distributed is up.
+        # Read late, because a config may build its loader before torch.distributed is initialised.
         if self._rank is not None and self._world_size is not None:
             return self._rank, self._world_size
         if dist.is_available() and dist.is_initialized():
@@ -111,16 +111,18 @@ class SeededSampler(Sampler[int]):
 
     def _checked(self, weights: Sequence[float] | Tensor) -> Tensor:
         if not self.shuffle:
-            raise ValueError("weights mean drawing at random, which shuffle=False forbids: leave one of them out.")
+            raise ValueError("weights draw samples at random, but got shuffle=False; remove one of the two")
         values = torch.as_tensor(weights, dtype=torch.float64)
         if values.shape != (self.size,):
-            raise ValueError(f"weights must hold one number a sample, shape ({self.size},), got {tuple(values.shape)}.")
+            raise ValueError(
+                f"weights must hold one number per sample, shape ({self.size},), got {tuple(values.shape)}"
+            )
         wrong = ~(values.isfinite() & (values >= 0))
         if wrong.any():
             at = int(wrong.nonzero()[0])
-            raise ValueError(f"weights must be non-negative and finite, but weights[{at}] is {float(values[at])}.")
+            raise ValueError(f"weights must be non-negative and finite, got weights[{at}] = {float(values[at])}")
         if not values.any():
-            raise ValueError("weights are all zero: no sample could be drawn.")
+            raise ValueError("weights must not all be zero; give at least one positive weight")
         return values / values.max()  # so that the sum cannot overflow
 
 

@@ -131,7 +131,7 @@ def test_what_cannot_be_looked_at_is_named(images: Path, infer: Infer, tmp_path:
         (images, {"size": "s"}, "is of another architecture"),
         (images, {"image_size": [96, 96]}, f'trained with image_size {list(FRAME)}, not [96, 96]: give --image_size "'),
         (images, {"classes": ["RBC", "WBC"]}, "is of another architecture"),
-        (images, {"output_dir": str(images)}, "the folder of the images; choose another"),
+        (images, {"output_dir": str(images)}, "must differ from the folder of the images"),
     ):
         with pytest.raises(Exception) as caught:
             infer(folder, **changes)

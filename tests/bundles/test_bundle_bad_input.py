@@ -86,7 +86,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "label missing": (lambda data: (data / LABEL).unlink(), [LABEL, CASE, "is not there"]),
     "label of another shape": (
         lambda data: rewrite(data / LABEL, lambda voxels: voxels[1:]),
-        [LABEL, "label and image must be of one shape"],
+        [LABEL, "label and image must have one shape"],
     ),
     "truncated image": (lambda data: truncate(data / IMAGE), [IMAGE, "corrupt or truncated"]),
     "corrupt label": (lambda data: corrupt(data / LABEL), [LABEL]),

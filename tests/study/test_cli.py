@@ -170,7 +170,7 @@ def test_phantom_writes_a_data_set_and_its_place(tmp_path: Path, capsys: pytest.
     assert (marker["volumes"], marker["channels"], marker["seed"]) == (1, 2, 3)
     # Another one does not go into the same folder.
     assert main([*words[:-1], "4"]) == 1
-    assert "holds a phantom of other settings" in capsys.readouterr().err
+    assert "expected a phantom with the settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_phantoms_of_images(
     assert capsys.readouterr().out.strip() == str(root)
     assert sum(len(load(root, section)) for section in ("train", "validation", "test")) == 4
     assert main([command, str(root), "--images", "4"]) == 1  # of another seed
-    assert "holds a phantom of other settings" in capsys.readouterr().err
+    assert "expected a phantom with the settings" in capsys.readouterr().err
 
 
 def test_studies_that_cannot_be_are_errors_of_the_user(

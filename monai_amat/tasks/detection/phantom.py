@@ -1,4 +1,4 @@
-"""Synthetic blood smears in the Pascal VOC layout, so that the detection task runs without real data."""
+"""Synthetic blood smears in the Pascal VOC layout, to run the detection task without real data."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from monai_amat.tasks.detection.data.voc import paper_split
 
 __all__ = ["write_cells_phantom"]
 
-# Raised whenever the same settings would draw other pixels, so that a folder of the old kind is not taken for the new.
+# Increased whenever the same settings draw other pixels, so that an older folder is not accepted as the new one.
 _VERSION = 1
 _LISTS = {"train": "train", "validation": "val", "test": "test"}
-# What the lengths below are in pixels of, BCCD's images.
+# Size of the images of BCCD, the unit of the lengths below.
 _SCENE = (480, 640)
 _RADII = {"RBC": (42, 54), "WBC": (80, 105), "Platelets": (15, 22)}
 _WOBBLE = {"RBC": 0.03, "WBC": 0.06, "Platelets": 0.12}
@@ -32,31 +32,30 @@ _STAIN = {
 }
 
 _Cell = tuple[str, tuple[int, int, int, int]]
-"""Kind of a cell, and its box: x1 y1 x2 y2, pixel i reaching from i to i + 1."""
+"""Kind of a cell, and its box x1 y1 x2 y2; pixel i reaches from i to i + 1."""
 
 
 def write_cells_phantom(root: str | Path, *, images: int = 24, size: Sequence[int] = (480, 640), seed: int = 0) -> Path:
     """Write a data set of synthetic blood smears that `load_voc` reads.
 
-    Three kinds of cells as in BCCD: red discs with a pale centre, which touch and are cut by the edge of the image
+    There are three kinds of cells as in BCCD: red discs with a pale centre, which touch and are cut by the image edge
     (`RBC`); larger pale bodies with a lobed purple nucleus (`WBC`); small purple specks (`Platelets`). Light and
-    stain differ from image to image, and there is noise. Boxes are tight. `ImageSets/Main` holds the split of
-    `paper_split`.
+    stain differ between images, and there is noise. Boxes are tight. `ImageSets/Main` holds the split of the paper.
 
-    The folder appears in one move when it is complete. Writing the same phantom again does nothing.
+    The folder is renamed to its final name when it is complete. Writing the same phantom again does nothing.
 
     Args:
-        root: the folder to make.
+        root: the folder to create.
         images: number of images, 3 or more.
-        size: `(H, W)` of the images, 48 or more each; cells shrink with it.
-        seed: decides every pixel; image by image, so that a larger phantom begins with the same images.
+        size: `(H, W)` of the images, 48 or more each; cells scale with it.
+        seed: determines every pixel, per image, so that a larger phantom begins with the same images.
 
     Returns:
         `root` as a path.
 
     Raises:
-        ValueError: a setting is out of range.
-        FileExistsError: `root` holds something other than this very phantom; it is left as it is.
+        ValueError: if a setting is out of range.
+        FileExistsError: if `root` holds anything other than this phantom; it is not changed.
 
     Example:
         >>> import tempfile
@@ -69,7 +68,7 @@ def write_cells_phantom(root: str | Path, *, images: int = 24, size: Sequence[in
     size = tuple(int(n) for n in size)
     if images < 3 or len(size) != 2 or min(size) < 48:
         raise ValueError(
-            f"a phantom needs 3 images and a size (H, W) of 48 x 48 at least, found images={images}, size={size}."
+            f"a phantom needs at least 3 images and a size (H, W) of at least 48 x 48, got images={images}, size={size}"
         )
     marker = {"version": _VERSION, "images": images, "size": list(size), "seed": seed}
     names = [f"cells_{i:03d}" for i in range(images)]
@@ -93,7 +92,7 @@ def write_cells_phantom(root: str | Path, *, images: int = 24, size: Sequence[in
 
 
 def _annotation(name: str, size: Sequence[int], cells: Sequence[_Cell]) -> ElementTree[Element]:
-    """Pascal VOC of one image: pixels counted from 1, the last one included."""
+    """Pascal VOC annotation of one image: pixels counted from 1, the last one included."""
     top = Element("annotation")
     SubElement(top, "filename").text = f"{name}.jpg"
     place = SubElement(top, "size")
@@ -120,9 +119,9 @@ def _smear(rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, l
     for kind in kinds:
         radius = rng.uniform(*_RADII[kind]) * unit
         centre = _place(rng, size, radius, taken)
-        if centre is None:  # no room left
+        if centre is None:  # no space left
             continue
-        # Only where the cell can reach, or large images would take seconds.
+        # Only the window of the cell, because whole large images would take seconds.
         low = np.maximum(np.floor(centre - 1.5 * radius).astype(int), 0)
         high = np.ceil(centre + 1.5 * radius).astype(int)
         window = slice(low[0], high[0]), slice(low[1], high[1])
@@ -130,7 +129,7 @@ def _smear(rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, l
         rows, columns = (
             np.flatnonzero((depth < 1).any(axis=axis)) + start for axis, start in ((1, low[0]), (0, low[1]))
         )
-        if min(len(rows), len(columns)) < 3:  # next to nothing of it is in the image
+        if min(len(rows), len(columns)) < 3:  # almost all of the cell is outside of the image
             continue
         _PAINT[kind](rng, image[window], grid[window], depth, centre, radius)
         taken.append((centre, radius))
@@ -147,7 +146,7 @@ def _smear(rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, l
 def _place(
     rng: np.random.Generator, size: Sequence[int], radius: float, taken: list[tuple[np.ndarray, float]]
 ) -> np.ndarray | None:
-    """A centre (y, x) in the image where cells touch but hardly overlap; None where there is none in 60 tries."""
+    """Draw a centre (y, x) where cells touch but hardly overlap; None after 60 tries without success."""
     for _ in range(60):
         centre = rng.uniform((0, 0), size)
         if all(np.hypot(*(centre - other)) > 0.95 * (radius + reach) for other, reach in taken):
@@ -156,7 +155,7 @@ def _place(
 
 
 def _blob(rng: np.random.Generator, grid: np.ndarray, centre: np.ndarray, radius: float, wobble: float) -> np.ndarray:
-    """Distance from `centre` in radii `(H, W)`, 1 on an outline that wobbles by about that share."""
+    """Distance from `centre` in radii `(H, W)`, 1 on an outline that varies by about the share `wobble`."""
     y, x = np.moveaxis(grid - centre, -1, 0)
     angle, outline = np.arctan2(y, x), np.ones(grid.shape[:2])
     for waves in (2, 3, 4):
@@ -165,7 +164,7 @@ def _blob(rng: np.random.Generator, grid: np.ndarray, centre: np.ndarray, radius
 
 
 def _cover(image: np.ndarray, share: np.ndarray, colour: Sequence[float]) -> None:
-    """Paint over, in place, to a share `(H, W)` from 0 to 1."""
+    """Paint a colour in place, with opacity `(H, W)` from 0 to 1."""
     image += share[..., None] * (np.asarray(colour) - image)
 
 

@@ -1,4 +1,4 @@
-"""What a detector found, as files: a table of all, and for each image a JSON file and a picture."""
+"""Detections as files: one table of all, and per image a JSON file and a picture."""
 
 from __future__ import annotations
 
@@ -24,23 +24,23 @@ _COLUMNS = ("image", "class", "score", "x1", "y1", "x2", "y2")
 class DetectionFilesHandler:
     """Write the detections of an evaluator: for `<name>.jpg` files `<name>_pred.json` and `<name>_pred.png`.
 
-    `detections.csv`, written when the run is complete, has a row an object, in the order of images and scores; an
-    image without objects has a JSON file that says so, and no row.
+    `detections.csv`, written at the end of the run, has one row per object, in the order of images and scores; an image
+    without objects has a JSON file with an empty list, and no row.
 
-    Attach it to a `SupervisedEvaluator` that decollates and whose post-processing leaves boxes in native pixels, see
-    `BoxesToNatived`.
+    Attach it to a `SupervisedEvaluator` that decollates, with a post-processing that returns boxes in native pixels
+    (`BoxesToNatived`).
 
     Args:
-        output_dir: where files go; not the folder of the images.
+        output_dir: folder of the files; must differ from the folder of the images.
         class_names: names of the classes.
         pred_key: detections `(n, 6)`, rows x1 y1 x2 y2 score class, in pixels of the picture.
-        file_key: the image's file.
-        picture_key: the picture to draw on, `(3, H, W)` from 0 to 1, as it is stored.
+        file_key: path of the image.
+        picture_key: the stored picture `(3, H, W)` from 0 to 1, to draw on.
         size_key: its size `(H, W)`.
 
     Raises:
-        KeyError: while it runs, when an item lacks one of the keys.
-        ValueError: while it runs, when `output_dir` is the folder of the images, or a class has no name.
+        KeyError: during the run, if an item lacks one of the keys.
+        ValueError: during the run, if `output_dir` is the folder of the images, or a class has no name.
     """
 
     def __init__(
@@ -77,18 +77,22 @@ class DetectionFilesHandler:
                 key for key in (self.pred_key, self.file_key, self.picture_key, self.size_key) if key not in item
             ]
             if missing:
-                raise KeyError(f"items lack {missing}, which hold {sorted(map(str, item))}; correct the keys")
+                raise KeyError(
+                    f"DetectionFilesHandler needs {missing}, got items with {sorted(map(str, item))}; correct the keys"
+                )
             self._write_image(item)
 
     def _write_image(self, item: Mapping[str, Any]) -> None:
         file = Path(item[self.file_key])
         if file.parent.resolve() == self.output_dir.resolve():
-            raise ValueError(f"output_dir is {self.output_dir}, the folder of the images; choose another")
+            raise ValueError(
+                f"output_dir must differ from the folder of the images, got {self.output_dir}; choose another folder"
+            )
         found = torch.as_tensor(item[self.pred_key]).as_subclass(Tensor).cpu().float()
         found = found[found[:, 4].argsort(descending=True, stable=True)]
         labels = found[:, 5].long()
         if len(labels) and not 0 <= int(labels.max()) < len(self.class_names):
-            raise ValueError(f"class {int(labels.max())} needs a name, got class_names={list(self.class_names)}")
+            raise ValueError(f"class_names must name class {int(labels.max())}, got {list(self.class_names)}")
         objects = [
             {
                 "class": self.class_names[label],
@@ -98,9 +102,16 @@ class DetectionFilesHandler:
             for box, score, label in zip(found[:, :4].tolist(), found[:, 4].tolist(), labels.tolist(), strict=True)
         ]
         height, width = (int(side) for side in item[self.size_key])
-        told = {"image": file.name, "width": width, "height": height, "box": "x1 y1 x2 y2 in pixels from the top left"}
+        header = {
+            "image": file.name,
+            "width": width,
+            "height": height,
+            "box": "x1 y1 x2 y2 in pixels from the top left",
+        }
         name = self.output_dir / f"{file.stem}_pred"
-        write_text_whole(name.with_name(f"{name.name}.json"), json.dumps({**told, "objects": objects}, indent=2) + "\n")
+        write_text_whole(
+            name.with_name(f"{name.name}.json"), json.dumps({**header, "objects": objects}, indent=2) + "\n"
+        )
         draw_boxes(
             item[self.picture_key],
             found[:, :4],

@@ -1,4 +1,4 @@
-"""Heat maps and offsets for landmark detection, one value a sample and three terms."""
+"""The loss of heat maps and offsets for landmark detection: three terms, one value per sample."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _TERMS = ("heatmap", "offset_y", "offset_x")
 
 
 class HeatmapTerm(ABC):
-    """How a predicted heat map is compared with the true one: `term(logits, heat) -> (B, L)`.
+    """A comparison of predicted and true heat maps: `term(logits, heat) -> (B, L)`.
 
     Args:
-        weight: of the heat-map term in the total, finite and at least 0.
+        weight: weight of the heat-map term in the total, finite and at least 0.
     """
 
     def __init__(self, *, weight: float) -> None:
@@ -30,12 +30,12 @@ class HeatmapTerm(ABC):
 
     @abstractmethod
     def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:
-        """Compare every map.
+        """Compare all maps.
 
         Args:
             logits: `(B, L, H, W)`.
-            heat: `(B, L, H, W)`, the Gaussian inside the disc, 0 outside; a map without a disc may give any finite
-                value.
+            heat: `(B, L, H, W)`, the Gaussian inside the disc, 0 outside; for a map without disc the result may be any
+                finite value.
 
         Returns:
             `(B, L)`, 0 is best.
@@ -43,29 +43,29 @@ class HeatmapTerm(ABC):
 
 
 class HeatmapDice(HeatmapTerm):
-    r"""Soft Dice with the disc, :math:`1 - \frac{2 \sum_v p_v m_v + s}{\sum_v p_v + \sum_v m_v + s}`: "STD(Dice)".
+    r"""Soft Dice loss of the disc, $1 - \frac{2 \sum_v p_v m_v + s}{\sum_v p_v + \sum_v m_v + s}$: "STD(Dice)".
 
     Args:
         smooth: s above, greater than 0.
-        weight: of the heat-map term in the total; ½ as in the authors' code.
+        weight: weight of the heat-map term in the total; ½ in the code of the authors.
 
     Raises:
         ValueError: if `smooth` is not greater than 0.
 
     Example:
         >>> heat = torch.tensor([[[[0.8, 0.0]]]])
-        >>> HeatmapDice()(torch.tensor([[[[0.0, -100.0]]]]), heat)  # half of the disc found, nothing beside it
+        >>> HeatmapDice()(torch.tensor([[[[0.0, -100.0]]]]), heat)  # half of the disc is found, and nothing else
         tensor([[0.3333]])
     """
 
     def __init__(self, *, smooth: float = 1e-5, weight: float = 0.5) -> None:
         super().__init__(weight=weight)
         if not (math.isfinite(smooth) and smooth > 0):
-            raise ValueError(f"smooth must be finite and greater than 0, but is {smooth}.")
+            raise ValueError(f"smooth must be finite and greater than 0, got {smooth}")
         self.smooth = smooth
 
     def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:
-        """`(B, L)`, in 0..1."""
+        """Return the loss of each map, `(B, L)` in 0..1."""
         probability, disc = torch.sigmoid(logits).flatten(2), (heat > 0).to(logits.dtype).flatten(2)
         overlap = (probability * disc).sum(-1)
         return 1 - (2 * overlap + self.smooth) / (probability.sum(-1) + disc.sum(-1) + self.smooth)
@@ -74,10 +74,10 @@ class HeatmapDice(HeatmapTerm):
 class HeatmapBCE(HeatmapTerm):
     """Binary cross-entropy with the Gaussian, averaged over all pixels: "STD(BCE)", the loss of Yao et al.
 
-    Its least value is not 0 but the entropy of the Gaussian.
+    Its smallest value is the entropy of the Gaussian, not 0.
 
     Args:
-        weight: of the heat-map term in the total; 2 as in the authors' code.
+        weight: weight of the heat-map term in the total; 2 in the code of the authors.
 
     Example:
         >>> HeatmapBCE()(torch.zeros(1, 1, 2, 2), torch.zeros(1, 1, 2, 2))
@@ -88,7 +88,7 @@ class HeatmapBCE(HeatmapTerm):
         super().__init__(weight=weight)
 
     def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:
-        """`(B, L)`, at least 0."""
+        """Return the loss of each map, `(B, L)`, at least 0."""
         entropy = functional.binary_cross_entropy_with_logits(logits, heat.to(logits.dtype), reduction="none")
         return entropy.flatten(2).mean(-1)
 
@@ -96,24 +96,24 @@ class HeatmapBCE(HeatmapTerm):
 class HeatmapOffsetLoss(PerSampleLoss):
     r"""The loss of the multi-task U-Net (section 3.2), per sample; judged on each of its three terms.
 
-    - `"heatmap"`: a `HeatmapTerm`, averaged over the landmarks of the sample; its weight in the total comes with it
+    - `"heatmap"`: a `HeatmapTerm`, averaged over the landmarks of the sample; it has its own weight in the total
       (Dice ½, cross-entropy 2).
-    - `"offset_y"`, `"offset_x"`: :math:`\sum_{l, v} m_{lv} |\hat o_{lv} - o_{lv}| / \sum_{l, v} m_{lv}`, the L1
+    - `"offset_y"`, `"offset_x"`: $\sum_{l, v} m_{lv} |\hat o_{lv} - o_{lv}| / \sum_{l, v} m_{lv}$, the L1
       distance averaged over the pixels in the discs of all landmarks of the sample.
 
-    A landmark that is missing or outside the image has maps of zeros and counts in no term; where a sample has no
-    landmark at all, all three terms are 0. The disc is where the true heat is greater than 0.
+    A landmark that is missing or outside of the image has maps of zeros and counts in no term; for a sample without any
+    landmark all three terms are 0. The disc is where the true heat is greater than 0.
 
     `pred` and the maps are `(B, 3·L, H, W)`: channels 0 to L-1 heat (`pred` as logits), L to 2·L-1 offsets along
-    y, 2·L to 3·L-1 along x, as `LandmarkMapsd` makes them. Everything is computed in float32,
-    under autocast too, or in float64 if `pred` is float64.
+    y, 2·L to 3·L-1 along x, as `LandmarkMapsd` makes them. All computations are in float32, also under autocast, or in
+    float64 if `pred` is float64.
 
     Args:
         heatmap: `HeatmapDice` (default) or `HeatmapBCE`.
-        weights: weights of the terms in the total, instead of the heat map's own and 1 for the offsets.
+        weights: weights of the terms in the total, instead of that of the heat map and 1 for the offsets.
 
     Raises:
-        ValueError: if a weight is out of range or names no term.
+        ValueError: if a weight is out of range or names another term.
 
     Example:
         >>> maps = torch.zeros(2, 3, 4, 4)  # one landmark, missing in sample 1
@@ -130,27 +130,27 @@ class HeatmapOffsetLoss(PerSampleLoss):
         term = HeatmapDice() if heatmap is None else heatmap
         super().__init__(weights={"heatmap": term.weight, **(weights or {})}, judged=_TERMS)
         if unknown := self.weights.keys() - set(_TERMS):
-            raise ValueError(f"weights name {sorted(unknown)}, but the terms are {list(_TERMS)}.")
+            raise ValueError(f"weights must name terms of {list(_TERMS)}, got {sorted(unknown)}")
         self.heatmap = term
 
     def extra_repr(self) -> str:
-        """The heat-map term, which tells two such losses apart."""
+        """Name the heat-map term, which distinguishes two such losses."""
         return f"heatmap={type(self.heatmap).__name__}"
 
     def terms(self, pred: Tensor, target: Tensor | Mapping[str, Any]) -> dict[str, Tensor]:
-        """Heat-map term and both offset terms of each sample.
+        """Compute the heat-map term and both offset terms of each sample.
 
         Args:
-            pred: what the network returned, `(B, 3·L, H, W)`.
-            target: the true maps `(B, 3·L, H, W)`, or a dictionary with them under `"maps"`, as
-                `monai_amat.engines.PrepareBatchTargets` gives it.
+            pred: output of the network, `(B, 3·L, H, W)`.
+            target: the true maps `(B, 3·L, H, W)`, or a dictionary with these maps under `"maps"`, as
+                `monai_amat.engines.PrepareBatchTargets` makes it.
 
         Returns:
             `{"heatmap": (B,), "offset_y": (B,), "offset_x": (B,)}`.
 
         Raises:
             KeyError: if `target` is a dictionary without `"maps"`.
-            TypeError: if `pred` or the maps are no tensor, or `pred` holds integers.
+            TypeError: if `pred` or the maps are not tensors, or `pred` holds integers.
             ValueError: if their shapes do not fit.
         """
         maps = _maps(target)
@@ -159,7 +159,7 @@ class HeatmapOffsetLoss(PerSampleLoss):
         heat, *true_offsets = full_precision(maps).to(logits.dtype).chunk(3, dim=1)
         disc = heat > 0
         present = disc.flatten(2).any(-1)
-        # where, not a product: a value that is not finite must not leak out of what does not count.
+        # where, not a product: a value that is not finite must not spread from a map that does not count.
         scores = torch.where(present, self.heatmap(logits, heat), 0.0)
         terms = {"heatmap": scores.sum(1) / present.sum(1).clamp(min=1)}
         pixels = disc.flatten(1).sum(1).clamp(min=1)
@@ -173,8 +173,8 @@ def _maps(target: Any) -> Any:
         return target
     if "maps" not in target:
         raise KeyError(
-            f"HeatmapOffsetLoss needs the target's 'maps', but it holds {sorted(map(str, target))}; "
-            "make them with LandmarkMapsd, and name them in the targets of PrepareBatchTargets"
+            f"HeatmapOffsetLoss needs 'maps' in the target, got {sorted(map(str, target))}; make the maps with "
+            "LandmarkMapsd, and name them in the targets of PrepareBatchTargets"
         )
     return target["maps"]
 
@@ -182,11 +182,12 @@ def _maps(target: Any) -> Any:
 def _check(pred: Any, maps: Any) -> None:
     for name, value in (("pred", pred), ("the target", maps)):
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor (B, 3·L, H, W) of maps, but is a {type(value).__name__}.")
+            raise TypeError(f"{name} must be a tensor (B, 3·L, H, W) of maps, got {type(value).__name__}")
     if not pred.is_floating_point():
-        raise TypeError(f"pred must hold floating-point logits and offsets, but is {pred.dtype}.")
+        raise TypeError(f"pred must hold floating-point logits and offsets, got {pred.dtype}")
     if pred.shape != maps.shape or pred.ndim != 4 or pred.shape[1] % 3:
         raise ValueError(
-            f"pred {tuple(pred.shape)} and the true maps {tuple(maps.shape)} must have one shape (B, 3·L, H, W): "
-            "make the maps at the network's image size, and build it for as many landmarks as they show."
+            f"pred and the true maps must have one shape (B, 3·L, H, W), got {tuple(pred.shape)} and "
+            f"{tuple(maps.shape)}; make "
+            "the maps at the image size of the network, and build the network for as many landmarks"
         )

@@ -1,4 +1,4 @@
-"""Landmarks that were found in radiographs, on disk: a table of all, and a file and a picture of each image."""
+"""Predicted landmarks as files: one table of all, and per image a JSON file and a picture."""
 
 from __future__ import annotations
 
@@ -25,29 +25,29 @@ _DIGITS = 3
 
 
 class LandmarkFilesHandler:
-    """Write what an evaluator finds: `landmarks.csv`, and for each image `<case>.json` and `<case>.png`.
+    """Write the landmarks of an evaluator: `landmarks.csv`, and per image `<case>.json` and `<case>.png`.
 
-    Coordinates are given twice: in native pixels, centres at integers, so that the middle of the first pixel is 0; and
-    in mm from the upper left corner of the image, `(pixel + 1/2) · spacing`. A landmark that was not found has empty
-    cells in the table and `null` in the JSON file.
+    Coordinates are given in native pixels, with centres at integers, so that the middle of the first pixel is 0, and in
+    mm from the upper left corner of the image, `(pixel + 1/2) · spacing`. A landmark that was not found has empty cells
+    in the table and `null` in the JSON file.
 
-    The evaluator decollates; each item of `engine.state.output` holds `pred`, landmarks `(L, 2)`, (y, x) in
-    native pixels, as `PredictedLandmarksd` makes them, and of the batch's items
-    `case`, `spacing` and `picture` are read. Files of an image are written as soon as it is done, the table at
-    the end.
+    The evaluator decollates; each item of `engine.state.output` holds `pred`, landmarks `(L, 2)`, (y, x) in native
+    pixels, as `PredictedLandmarksd` makes them; `case`, `spacing` and `picture` are read from the items of the batch.
+    The files of an image are written as soon as it is done, the table at the end.
 
     Args:
-        output_dir: where all files go; made if need be.
-        names: of the L landmarks.
-        draw: `draw(picture, points, path, names=…)` makes the picture, such as
-            `draw_landmarks`; None for no pictures.
+        output_dir: folder of all files; created if necessary.
+        names: names of the L landmarks.
+        draw: `draw(picture, points, path, names=…)` draws the picture, for example `draw_landmarks`; None for no
+            pictures.
         picture_key: the image as it was loaded, with its affine, to draw on.
 
-    The rows of the table are in `rows`.
+    Attributes:
+        rows: rows of the table.
 
     Raises:
-        KeyError: while running, for an item that lacks one of these keys.
-        ValueError: for another number of landmarks than of names, or two images of one name.
+        KeyError: during the run, if an item lacks one of these keys.
+        ValueError: during the run, if the numbers of landmarks and names differ, or two images have one name.
 
     Example:
         >>> import tempfile
@@ -84,7 +84,7 @@ class LandmarkFilesHandler:
 
     def attach(self, engine: Any) -> None:
         """Attach to a `SupervisedEvaluator` that decollates."""
-        # Better found out now than after the first image.
+        # A folder that cannot be created is reported before the first image.
         self.output_dir.mkdir(parents=True, exist_ok=True)
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
@@ -100,7 +100,7 @@ class LandmarkFilesHandler:
             needed = ("case", "spacing", *(() if self.draw is None else (self.picture_key,)))
             if missing := [key for key in needed if key not in item]:
                 raise KeyError(
-                    f"LandmarkFilesHandler needs {missing} in the batch, which holds {sorted(map(str, item))}"
+                    f"LandmarkFilesHandler needs {missing} in the batch, got items with {sorted(map(str, item))}"
                 )
             self._write(str(item["case"]), output[CommonKeys.PRED], item["spacing"], item.get(self.picture_key))
 
@@ -111,18 +111,20 @@ class LandmarkFilesHandler:
         table.writeheader()
         table.writerows(self.rows)
         write_text_whole(self.output_dir / "landmarks.csv", text.getvalue())
-        lost = sum(row["x_px"] is None for row in self.rows)
+        missing = sum(row["x_px"] is None for row in self.rows)
         images = len(self.rows) // len(self.names)
-        self._logger.info("landmarks of %d image(s), %d not found: %s", images, lost, self.output_dir / "landmarks.csv")
+        self._logger.info(
+            "landmarks of %d image(s), %d not found: %s", images, missing, self.output_dir / "landmarks.csv"
+        )
 
     def _write(self, case: str, points: Tensor, spacing: Tensor, picture: Any) -> None:
         points, spacing = (convert_to_tensor(value, track_meta=False).detach().cpu() for value in (points, spacing))
         if points.shape != (len(self.names), 2):
             raise ValueError(
-                f"'{case}': expected landmarks ({len(self.names)}, 2), one for each name, found {tuple(points.shape)}"
+                f"'{case}': expected landmarks ({len(self.names)}, 2), one for each name, got {tuple(points.shape)}"
             )
         if any(row["case"] == case for row in self.rows):
-            raise ValueError(f"'{case}': two images have this name, so that the files of one would replace the other's")
+            raise ValueError(f"two images have the name '{case}', and their files would replace each other; rename one")
         rows = [_row(name, point, spacing) for name, point in zip(self.names, points, strict=True)]
         landmarks: list[dict[str, Any]] = [{"number": number, **row} for number, row in enumerate(rows, 1)]
         self.rows += [{"case": case, **landmark} for landmark in landmarks]
@@ -133,7 +135,7 @@ class LandmarkFilesHandler:
 
 
 def _row(name: str, point: Tensor, spacing: Tensor) -> dict[str, Any]:
-    """One landmark, x before y as the challenge writes them."""
+    """Row of one landmark, x before y as in the files of the challenge."""
     if not bool(torch.isfinite(point).all()):
         return {"name": name, "x_px": None, "y_px": None, "x_mm": None, "y_mm": None}
     pixels, mm = point.double(), (point.double() + 0.5) * spacing.double()

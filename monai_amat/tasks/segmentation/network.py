@@ -1,4 +1,4 @@
-"""nnU-Net's 2-D network on MONAI's DynUNet: poolings and widths from the patch size."""
+"""The 2-D network of nnU-Net, built on `DynUNet` of MONAI: poolings and widths from the patch size."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from monai.networks.nets import DynUNet
 
 __all__ = ["nnunet_2d", "nnunet_features", "nnunet_poolings"]
 
-_SMALLEST = 4  # nnU-Net pools no axis below this many pixels
+_SMALLEST = 4  # nnU-Net does not pool an axis to fewer pixels
 
 
 def nnunet_poolings(patch_size: Sequence[int]) -> tuple[int, int]:
-    """How often nnU-Net halves each axis of a 2-D patch of square pixels.
+    """Compute how often nnU-Net halves each axis of a 2-D patch of square pixels.
 
-    Both axes are halved together while each has at least 8 pixels; the longer one goes on alone from 12 on.
+    Both axes are halved together while each has at least 8 pixels; the longer axis alone while it has at least 12.
 
     Args:
         patch_size: `(H, W)` in pixels.
@@ -38,12 +38,12 @@ def nnunet_poolings(patch_size: Sequence[int]) -> tuple[int, int]:
 
 
 def nnunet_features(stages: int, base: int = 32, maximum: int = 480) -> list[int]:
-    """Channels of each resolution: doubled at every pooling, up to a maximum.
+    """Compute the channels of each resolution: doubled at every pooling, up to a maximum.
 
     Args:
-        stages: number of resolutions, one more than poolings.
+        stages: number of resolutions, one more than the number of poolings.
         base: channels at full resolution.
-        maximum: the most channels at any resolution; 480 in nnU-Net's (version 1) 2-D networks.
+        maximum: largest number of channels; 480 in the 2-D networks of nnU-Net (version 1).
 
     Returns:
         Channels from full resolution to the bottleneck.
@@ -66,28 +66,29 @@ def nnunet_2d(
     poolings: Sequence[int] | None = None,
     deep_supervision: bool = True,
 ) -> DynUNet:
-    """Build the paper's segmentation network (2-D nnU-Net).
+    """Build the segmentation network of the paper (2-D nnU-Net).
 
-    Two 3x3 convolutions a resolution, strides of 2, affine instance norm, LeakyReLU 0.01, transposed convolutions
-    without bias. nnU-Net supervises every resolution of the decoder but gives the lowest weight 0, so with `p`
-    poolings there are `p - 2` extra heads; they come in training mode only, as `(B, 1 + heads, C, H, W)`, and with
-    two poolings there are none. Such a network exports by tracing in evaluation mode, not by scripting.
+    It has two 3x3 convolutions per resolution, strides of 2, affine instance norm, LeakyReLU 0.01, and transposed
+    convolutions without bias. nnU-Net supervises every resolution of the decoder, the lowest with weight 0, so with `p`
+    poolings there are `p - 2` additional heads. The network returns them only in training mode, as
+    `(B, 1 + heads, C, H, W)`; with two poolings there are none. Export it by tracing in evaluation mode, not by
+    scripting.
 
     Args:
         in_channels: image channels.
         out_channels: classes, background included.
-        patch_size: `(H, W)` of the patches it will see; each divisible by 2 to the number of its poolings.
-        features: channels of each resolution; computed from the next two when not given.
-        base_features: channels at full resolution; 8 makes a network for a CPU.
-        max_features: the most channels at any resolution.
-        poolings: number of poolings along H and W; from the patch size when not given.
-        deep_supervision: give the lower resolutions their heads.
+        patch_size: `(H, W)` of the patches; each divisible by 2 to the power of its number of poolings.
+        features: channels of each resolution; if None, computed from `base_features` and `max_features`.
+        base_features: channels at full resolution; 8 gives a network for a CPU.
+        max_features: largest number of channels.
+        poolings: number of poolings along H and W; if None, computed from the patch size.
+        deep_supervision: add heads for the lower resolutions.
 
     Returns:
         The network; its weights are drawn from torch's global generator.
 
     Raises:
-        ValueError: patch size and poolings do not fit, or `features` has another length than there are resolutions.
+        ValueError: if patch size and poolings do not fit, or `features` does not have one entry per resolution.
 
     Example:
         >>> import torch
@@ -99,22 +100,22 @@ def nnunet_2d(
     halvings = list(nnunet_poolings(size)) if poolings is None else _pair(poolings, "poolings", 0)
     if max(halvings) < 2:
         raise ValueError(
-            f"patch_size {tuple(size)} with {tuple(halvings)} poolings: expected at least two poolings along one axis, "
-            "so 16 pixels or more."
+            f"patch_size must allow at least two poolings along one axis, so at least 16 pixels, got {tuple(size)} "
+            f"with {tuple(halvings)} poolings"
         )
     for pixels, times in zip(size, halvings, strict=True):
         if pixels % 2**times:
             raise ValueError(
-                f"patch_size {tuple(size)}: {pixels} is not divisible by {2**times} ({times} poolings); "
-                f"use {-(-pixels // 2**times) * 2**times}."
+                f"patch_size must be divisible by {2**times} for {times} poolings, got {pixels} in {tuple(size)}; "
+                f"use {-(-pixels // 2**times) * 2**times}"
             )
-    # An axis with fewer poolings takes them first and keeps its size further down.
+    # An axis with fewer poolings has them first and keeps its size at lower resolutions.
     strides = [[2 if i < times else 1 for times in halvings] for i in range(max(halvings))]
     widths = nnunet_features(len(strides) + 1, base_features, max_features) if features is None else list(features)
     if len(widths) != len(strides) + 1:
         raise ValueError(
-            f"features must have one entry a resolution, {len(strides) + 1} for {tuple(halvings)} poolings, "
-            f"found {len(widths)}: {widths}."
+            f"features must have one entry per resolution, {len(strides) + 1} for {tuple(halvings)} poolings, "
+            f"got {len(widths)}: {widths}"
         )
     heads = len(strides) - 2
     return DynUNet(
@@ -136,5 +137,5 @@ def nnunet_2d(
 def _pair(values: Sequence[int], name: str, least: int) -> list[int]:
     pair = [int(value) for value in values]
     if len(pair) != 2 or min(pair) < least or pair != list(values):
-        raise ValueError(f"{name} must be two whole numbers (H, W) of at least {least}, found {values!r}.")
+        raise ValueError(f"{name} must be two whole numbers (H, W) of at least {least}, got {values!r}")
     return pair

@@ -1,4 +1,4 @@
-"""A synthetic Decathlon folder that looks like the hippocampus task, so that everything runs without real data."""
+"""A synthetic Decathlon folder that resembles the hippocampus task, to run everything without real data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai_amat.data.phantom_folder import write_phantom_folder
 
 __all__ = ["write_phantom"]
 
-# Raised whenever the same settings would draw other voxels, so that a folder of the old kind is not taken for the new.
+# Increased whenever the same settings draw other voxels, so that an older folder is not accepted as the new one.
 _VERSION = 1
 _CLASSES = {1: {"0": "background", "1": "Structure"}, 2: {"0": "background", "1": "Anterior", "2": "Posterior"}}
 
@@ -31,27 +31,27 @@ def write_phantom(
 ) -> Path:
     """Write a data set of synthetic MR volumes in the Decathlon layout.
 
-    A curved, tapering structure with a head (class 1) and a touching body (class 2) lies tilted across the slices, so
-    that about a quarter of them are empty, some cut one class, some both. Around it: tissue of three kinds in irregular
-    patches, distractors of the structure's own intensity, a dark cleft along one side, a smooth bias field, and noise.
-    Pose, size, contrast, gain and grid differ from volume to volume. No threshold separates the classes.
+    A curved, tapering structure with a head (class 1) and a touching body (class 2) lies obliquely to the slices, so
+    that about a quarter of them are empty, some cut one class, some both. It is surrounded by tissue of three kinds in
+    irregular patches, distractors of the same intensity, a dark cleft along one side, a smooth bias field, and noise.
+    Pose, size, contrast, gain and grid differ between volumes. No threshold separates the classes.
 
-    The folder appears in one move when it is complete. Writing the same phantom again does nothing.
+    The folder is renamed to its final name when it is complete. Writing the same phantom again does nothing.
 
     Args:
-        root: the folder to make.
+        root: the folder to create.
         volumes: number of volumes.
-        shape: mean size `(x, y, z)` of the 1 mm grid; each volume differs by up to 6 % along each axis.
+        shape: mean size `(x, y, z)` of the 1 mm grid; the size of a volume differs by up to 6 % along each axis.
         channels: 1 or 2 image channels; two are stored as one 4-D file, the second with another contrast.
         classes: 2 for head and body, 1 for both as one class.
-        seed: decides every voxel.
+        seed: determines every voxel.
 
     Returns:
         `root` as a path.
 
     Raises:
-        ValueError: a setting is out of range.
-        FileExistsError: `root` holds something other than this very phantom; it is left as it is.
+        ValueError: if a setting is out of range.
+        FileExistsError: if `root` holds anything other than this phantom; it is not changed.
 
     Example:
         >>> import tempfile
@@ -64,8 +64,8 @@ def write_phantom(
     root = Path(root)
     if volumes < 1 or len(shape) != 3 or min(shape) < 12 or channels not in (1, 2) or classes not in (1, 2):
         raise ValueError(
-            "a phantom needs volumes >= 1, a shape of three sizes >= 12, 1 or 2 channels and 1 or 2 classes, found "
-            f"volumes={volumes}, shape={tuple(shape)}, channels={channels}, classes={classes}."
+            "a phantom needs volumes >= 1, a shape of three sizes >= 12, 1 or 2 channels and 1 or 2 classes, got "
+            f"volumes={volumes}, shape={tuple(shape)}, channels={channels}, classes={classes}"
         )
     marker = {
         "version": _VERSION,
@@ -118,7 +118,7 @@ def _volume(
     grid = np.stack(np.meshgrid(*[np.arange(n) - (n - 1) / 2 for n in shape], indexing="ij"), axis=-1) / scale
     line, radius = _structure(rng)
     depth = _tube(grid, line, radius)
-    # Raters cut the hippocampus at one coronal plane, whatever its course.
+    # Raters divide the hippocampus at one coronal plane, independent of its course.
     ahead = grid[..., 1] - line[int(rng.uniform(0.44, 0.54) * len(line)), 1]
     label = np.where(depth < 1, np.where(ahead > 0, 1, min(2, classes)), 0).astype(np.uint8)
     image = _scene(rng, grid, depth, ahead, line[-4], scale, channels)
@@ -161,13 +161,14 @@ def _scene(
 ) -> np.ndarray:
     """Grey values int16 `(x, y, z, channels)`.
 
-    `depth` is 1 on the structure's surface, `ahead` the mm in front of its cut, `head` a point in its head.
+    `depth` is 1 on the surface of the structure, `ahead` the distance in mm in front of its cut, `head` a point in its
+    head.
     """
     shape = depth.shape
     folds = _texture(rng, shape, 2.6 * scale)
     grey = _soft(0.38 - np.abs(folds - 0.35), 0.12)
     fluid = _soft(-1.6 - folds, 0.12)
-    # Distractors: lumps of the structure's own kind, one of them against the head as the amygdala is.
+    # Distractors: lumps of the same tissue, one of them next to the head, like the amygdala.
     lumps = np.zeros(shape)
     centres = [head + rng.normal([0, 8.0, 4.0], 1.2), *rng.uniform([-14, -22, -14], [14, 22, 14], size=(3, 3))]
     for centre in centres:
@@ -175,7 +176,7 @@ def _scene(
     structure = _soft(1 - depth, 0.06)
     shell = _soft(0.25 - np.abs(depth - 1.25), 0.06)
     front = _soft(ahead, 0.8)
-    # A dark cleft along one side of the body, a bright rim elsewhere: what tells the two apart under any mirroring.
+    # A dark cleft along one side of the body and a bright rim elsewhere, which separate the classes in any reflection.
     cleft = _soft(grid[..., 0] - rng.uniform(-1, 3), 1.0) * (1 - front)
     image = np.empty((*shape, channels))
     for channel in range(channels):
@@ -185,7 +186,8 @@ def _scene(
         scene = scene * (1 - fluid) + levels[2] * fluid
         scene = scene * (1 - lumps) + levels[1] * lumps
         scene = scene * (1 - shell) + (levels[2] * cleft + levels[0] * (1 - cleft)) * shell
-        # The body a little towards fluid: head and body differ, but by less than the tissue around them varies.
+        # The body is a little closer to fluid: head and body differ by less than the variation of the tissue around
+        # them.
         own = levels[1] + rng.normal(0, 0.06) + rng.uniform(0.2, 0.32) * (levels[2] - levels[1]) * (1 - front)
         scene = scene * (1 - structure) + own * structure
         scene = gaussian_filter(scene, 0.55 * scale)
@@ -203,7 +205,7 @@ def _texture(rng: np.random.Generator, shape: tuple[int, ...], sigma: np.ndarray
 
 
 def _soft(value: np.ndarray, width: float) -> np.ndarray:
-    """Step from 0 to 1 at `value = 0`, as blurred as `width`."""
+    """Step from 0 to 1 at `value = 0`, blurred by `width`."""
     return 1 / (1 + np.exp(-np.clip(value / width, -50, 50)))
 
 

@@ -1,4 +1,4 @@
-"""Label maps that were found in NIfTI volumes, on disk: a NIfTI file each, on the very grid of its volume."""
+"""Predicted label maps as files: one NIfTI file per volume, on the grid of the volume."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from monai_amat.files import whole_file
 
 __all__ = ["LabelMapFilesHandler"]
 
-# What a header says of a volume's place in the world; the rest is of its grey values, or of its patient.
+# Fields of a header for the place of a volume in space; the others describe grey values or the patient.
 _PLACE = (
     *("xyzt_units", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z"),
     *("sform_code", "srow_x", "srow_y", "srow_z"),
@@ -26,23 +26,23 @@ _PLACE = (
 
 
 class LabelMapFilesHandler:
-    """Write what an evaluator finds: for `<name>.nii` or `<name>.nii.gz` the file `<name>_pred.nii.gz`.
+    """Write the label maps of an evaluator: for `<name>.nii` or `<name>.nii.gz` the file `<name>_pred.nii.gz`.
 
-    MONAI's `SaveImaged` mends most of what it is given: it drops a last axis of one slice, takes volumes of several
-    channels for label maps of several, and writes one affine where a header has two. Here the place in the world, both
-    matrices, their codes and the unit of length, is copied from the header of the volume's own file.
+    `SaveImaged` of MONAI drops a last axis of one slice, accepts several channels as a label map, and writes one affine
+    where a header has two. This handler copies the place in space (both matrices, their codes, and the unit of length)
+    from the header of the volume.
 
-    Attach it to an evaluator that decollates and whose post-processing leaves label maps on the grid that the file
-    stores, as MONAI's `Invertd` does. Files are written whole or not at all, each as soon as its volume is done.
+    Attach it to an evaluator that decollates, with a post-processing that returns label maps on the stored grid of the
+    file, as `Invertd` of MONAI does. A file is written completely or not at all, as soon as its volume is done.
 
     Args:
-        output_dir: where files go; not the folder of the volumes.
-        pred_key: labels `(1, x, y, z)` from 0 to 255, a MetaTensor that knows its volume's file.
+        output_dir: folder of the files; must differ from the folder of the volumes.
+        pred_key: labels `(1, x, y, z)` from 0 to 255, a MetaTensor with the file of its volume.
 
     Raises:
-        KeyError: while running, for an output without `pred_key`.
-        ValueError: while running, naming the file: `output_dir` is its folder, it is no NIfTI volume, another of its
-            name was written in the same run, or its labels are of another shape or no such numbers.
+        KeyError: during the run, if an output has no `pred_key`.
+        ValueError: during the run, naming the file, if `output_dir` is its folder, it is not a NIfTI volume, another
+            volume with its name was written in the same run, or its labels have another shape or other values.
 
     Example:
         >>> import tempfile
@@ -67,7 +67,7 @@ class LabelMapFilesHandler:
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
 
     def start(self, engine: Any) -> None:
-        """Begin a run: files of an earlier one may be written again."""
+        """Begin a run; files of an earlier run may be written again."""
         self._written = {}
 
     def write(self, engine: Any) -> None:
@@ -75,40 +75,43 @@ class LabelMapFilesHandler:
         for output in engine.state.output:
             if self.pred_key not in output:
                 raise KeyError(
-                    f"LabelMapFilesHandler needs {self.pred_key!r} in the output of {sorted(map(str, output))}"
+                    f"LabelMapFilesHandler needs {self.pred_key!r} in the output, got {sorted(map(str, output))}"
                 )
             self._write(output[self.pred_key])
 
     def _write(self, pred: Any) -> None:
         if not isinstance(pred, MetaTensor) or "filename_or_obj" not in pred.meta:
-            raise ValueError(
-                f"LabelMapFilesHandler needs a MetaTensor that knows its file, found {type(pred).__name__}"
-            )
+            raise ValueError(f"LabelMapFilesHandler needs a MetaTensor with its file, got {type(pred).__name__}")
         file = Path(str(pred.meta["filename_or_obj"]))
         if file.parent.resolve() == self.output_dir.resolve():
-            raise ValueError(f"{file}: output_dir is {self.output_dir}, the folder of the volumes; choose another")
+            raise ValueError(
+                f"{file}: output_dir must differ from the folder of the volumes, got {self.output_dir}; choose another"
+            )
         name = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
         path = self.output_dir / f"{name}_pred.nii.gz"
         other = self._written.setdefault(path, file)
         if other != file:
-            raise ValueError(f"{file}: its label map would be {path}, but {other} has been written to it; rename one")
-        volume = nib.load(file)  # the header alone
+            raise ValueError(f"{file}: its label map would replace {path}, that of {other}; rename one of the volumes")
+        volume = nib.load(file)  # reads only the header
         if not isinstance(volume, nib.Nifti1Image):  # Nifti2Image is one too
-            raise ValueError(f"{file}: is no NIfTI volume, on whose grid alone label maps are written")
+            raise ValueError(
+                f"{file}: expected a NIfTI volume, whose grid the label map has, got {type(volume).__name__}; "
+                "convert it"
+            )
         image = _label_map(pred, volume, file)
         with whole_file(path) as stream:
             stream.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
 
 
 def _label_map(pred: MetaTensor, volume: nib.Nifti1Image, file: Path) -> nib.Nifti1Image:
-    """The labels as an image that lies where the volume lies."""
+    """The labels as an image on the grid of the volume."""
     shape = tuple(volume.shape[:3])
     if tuple(pred.shape) != (1, *shape):
-        raise ValueError(f"{file}: expected a label map {(1, *shape)}, found {tuple(pred.shape)}")
+        raise ValueError(f"{file}: expected a label map {(1, *shape)}, got {tuple(pred.shape)}")
     labels = pred.as_tensor()[0].detach().cpu()
-    odd = labels[(labels < 0) | (labels > 255) | (labels != labels.round())]  # not for NaN, which arg-max cannot make
+    odd = labels[(labels < 0) | (labels > 255) | (labels != labels.round())]  # NaN cannot occur after arg-max
     if len(odd):
-        raise ValueError(f"{file}: labels must be whole numbers from 0 to 255, found {float(odd[0]):g}")
+        raise ValueError(f"{file}: labels must be whole numbers from 0 to 255, got {float(odd[0]):g}")
     header: Any = type(volume.header)()
     header.set_data_dtype(np.uint8)
     header.set_data_shape(shape)

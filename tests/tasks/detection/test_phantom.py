@@ -80,16 +80,16 @@ def test_writing_again_does_nothing_and_nothing_else_is_overwritten(tmp_path: Pa
     stamps = {file: file.stat().st_mtime_ns for file in root.rglob("*")}
     write_cells_phantom(root, **SMALL)
     assert {file: file.stat().st_mtime_ns for file in root.rglob("*")} == stamps
-    with pytest.raises(FileExistsError, match="a phantom of other settings"):
+    with pytest.raises(FileExistsError, match="a phantom with the settings"):
         write_cells_phantom(root, **SMALL, seed=1)
     (root / "Annotations" / "cells_001.xml").unlink()
-    with pytest.raises(FileExistsError, match=r"this phantom but for Annotations/cells_001\.xml"):
+    with pytest.raises(FileExistsError, match=r"Annotations/cells_001\.xml is missing"):
         write_cells_phantom(root, **SMALL)
     (root / "phantom.json").write_text(json.dumps([]))
-    with pytest.raises(FileExistsError, match="other settings"):
+    with pytest.raises(FileExistsError, match="expected a phantom with the settings"):
         write_cells_phantom(root, **SMALL)
     (root / "phantom.json").unlink()
-    with pytest.raises(FileExistsError, match="not a phantom"):
+    with pytest.raises(FileExistsError, match="got other files"):
         write_cells_phantom(root, **SMALL)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cells"]
 

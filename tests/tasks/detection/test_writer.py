@@ -76,9 +76,9 @@ def test_there_are_a_table_and_a_file_and_a_picture_of_each_image(tmp_path: Path
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"file": ["out/a.png"]}, ValueError, "the folder of the images; choose another"),
-        ({"image": torch.tensor([[[0.0, 0, 9, 9, 0.5, 2]]])}, ValueError, "class 2 needs a name"),
-        ({"picture": None}, KeyError, r"items lack \['picture'\]"),
+        ({"file": ["out/a.png"]}, ValueError, "must differ from the folder of the images"),
+        ({"image": torch.tensor([[[0.0, 0, 9, 9, 0.5, 2]]])}, ValueError, "class_names must name class 2"),
+        ({"picture": None}, KeyError, r"needs \['picture'\]"),
     ],
 )
 def test_what_cannot_be_written_is_named(

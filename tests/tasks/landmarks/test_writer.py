@@ -105,8 +105,8 @@ def test_a_second_run_makes_a_new_table(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "error", "message"),
     [
-        ([found("a", torch.zeros(4, 2))], ValueError, r"'a': expected landmarks \(3, 2\), .* found \(4, 2\)"),
-        ([found("a"), found("a")], ValueError, "'a': two images have this name"),
+        ([found("a", torch.zeros(4, 2))], ValueError, r"'a': expected landmarks \(3, 2\), .* got \(4, 2\)"),
+        ([found("a"), found("a")], ValueError, "two images have the name 'a'"),
         ([{key: value for key, value in found("a").items() if key != "spacing"}], KeyError, r"needs \['spacing'\]"),
         ([{key: value for key, value in found("a").items() if key != "picture"}], KeyError, r"needs \['picture'\]"),
     ],

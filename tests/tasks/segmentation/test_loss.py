@@ -140,7 +140,7 @@ def test_head_weights_are_normalised_and_unused_for_one_tensor() -> None:
     plain = DiceCELoss()
     torch.testing.assert_close(loss(heads, labels), 0.75 * plain(heads[0], labels) + 0.25 * plain(heads[1], labels))
     assert torch.equal(loss(heads[0], labels), plain(heads[0], labels))
-    with pytest.raises(ValueError, match="2 weights, but pred has 3 heads"):
+    with pytest.raises(ValueError, match="one weight per head, 3, got 2"):
         loss([*heads, heads[0]], labels)
 
 

@@ -39,7 +39,7 @@ def test_bad_settings(setting: dict[str, Any], message: str) -> None:
         ("softmax", (2, 1, 4, 4), (2, 1, 4, 4), "at least 2 channels"),
         ("softmax", (2, 3, 4, 4), (2, 4, 4), r"2 or 3 spatial dimensions.*\(2, 4, 4\)"),
         ("softmax", (2, 3, 4, 4), (1, 1, 4, 4), r"with B and spatial dimensions.*\(1, 1, 4, 4\)"),
-        ("softmax", (2, 3, 4, 4), (2, 1, 8, 8), "first head must have the target's spatial size"),
+        ("softmax", (2, 3, 4, 4), (2, 1, 8, 8), "first head must have the spatial size of the target"),
         ("softmax", (2, 3, 8, 8), (2, 1, 4, 4), "no head may be larger"),
         ("softmax", (2, 3, 4, 4), (2, 1, 4, 4, 4), "with B and spatial dimensions"),
         ("softmax", (2, 2, 2, 3, 4, 4), (2, 1, 4, 4), "with B and spatial dimensions"),

@@ -126,10 +126,10 @@ def test_global_seed_decides_the_weights() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"patch_size": (50, 40)}, r"patch_size \(50, 40\): 50 is not divisible by 8 \(3 poolings\); use 56"),
-        ({"patch_size": (56, 40), "poolings": (3, 4)}, "40 is not divisible by 16 .* use 48"),
-        ({"patch_size": (8, 8)}, r"with \(1, 1\) poolings: expected at least two"),
-        ({"patch_size": (56, 40), "features": (8, 16, 32)}, r"one entry a resolution, 4 .* found 3: \[8, 16, 32\]"),
+        ({"patch_size": (50, 40)}, r"divisible by 8 for 3 poolings, got 50 in \(50, 40\); use 56"),
+        ({"patch_size": (56, 40), "poolings": (3, 4)}, "divisible by 16 .* got 40 .* use 48"),
+        ({"patch_size": (8, 8)}, r"at least two poolings .* with \(1, 1\) poolings"),
+        ({"patch_size": (56, 40), "features": (8, 16, 32)}, r"one entry per resolution, 4 .* got 3: \[8, 16, 32\]"),
         ({"patch_size": (56, 40, 40)}, r"patch_size must be two whole numbers"),
         ({"patch_size": (56.5, 40)}, r"patch_size must be two whole numbers"),
         ({"patch_size": (0, 40)}, r"of at least 1"),

@@ -158,14 +158,14 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
 def test_something_else_is_left_alone(tmp_path: Path, content: str | None) -> None:
     other = tmp_path / "dataset.json" if content else tmp_path / "thesis.txt"
     other.write_text(content or "years of work")
-    with pytest.raises(FileExistsError, match="holds something that is not a phantom; choose another folder"):
+    with pytest.raises(FileExistsError, match="got other files; choose another folder"):
         write_phantom(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == [other.name]
 
 
 def test_file_in_the_way(tmp_path: Path) -> None:
     (tmp_path / "phantom").write_text("a file")
-    with pytest.raises(FileExistsError, match="not a phantom"):
+    with pytest.raises(FileExistsError, match="got other files"):
         write_phantom(tmp_path / "phantom", **SMALL)
 
 
@@ -173,7 +173,7 @@ def test_file_in_the_way(tmp_path: Path) -> None:
 def test_phantom_of_other_settings_is_left_alone(tmp_path: Path, changed: dict[str, Any]) -> None:
     root = write_phantom(tmp_path / "phantom", **SMALL)
     before = voxels_of(root)
-    with pytest.raises(FileExistsError, match="holds a phantom of other settings"):
+    with pytest.raises(FileExistsError, match="expected a phantom with the settings"):
         write_phantom(root, **SMALL | changed)
     assert all(np.array_equal(voxels, before[name]) for name, voxels in voxels_of(root).items())
 
@@ -181,7 +181,7 @@ def test_phantom_of_other_settings_is_left_alone(tmp_path: Path, changed: dict[s
 def test_incomplete_phantom_is_named(tmp_path: Path) -> None:
     root = write_phantom(tmp_path / "phantom", **SMALL)
     (root / "labelsTr" / "phantom_001.nii.gz").unlink()
-    with pytest.raises(FileExistsError, match=r"but for labelsTr/phantom_001\.nii\.gz"):
+    with pytest.raises(FileExistsError, match=r"labelsTr/phantom_001\.nii\.gz is missing"):
         write_phantom(root, **SMALL)
 
 
@@ -208,7 +208,7 @@ def test_another_process_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if same:
         write_phantom(root, **SMALL)
     else:
-        with pytest.raises(FileExistsError, match="other settings"):
+        with pytest.raises(FileExistsError, match="expected a phantom with the settings"):
             write_phantom(root, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["phantom"]
     assert json.loads((root / "dataset.json").read_text())["phantom"]["seed"] == (0 if same else 9)

@@ -92,16 +92,16 @@ def test_what_is_no_label_map_is_refused(tmp_path: Path) -> None:
     file = source(tmp_path / "a.nii")
     writer = LabelMapFilesHandler(tmp_path / "out")
     for wrong, message in (
-        (labels(file, (1, 5, 4, 4)), r"a\.nii: expected a label map \(1, 5, 4, 3\), found \(1, 5, 4, 4\)"),
-        (labels(file, (2, 5, 4, 3)), r"found \(2, 5, 4, 3\)"),
-        (labels(file, value=256.0), r"a\.nii: labels must be whole numbers from 0 to 255, found 256"),
-        (labels(file, value=0.5), r"found 0\.5"),
-        (torch.ones(1, *SHAPE), "LabelMapFilesHandler needs a MetaTensor that knows its file"),
+        (labels(file, (1, 5, 4, 4)), r"a\.nii: expected a label map \(1, 5, 4, 3\), got \(1, 5, 4, 4\)"),
+        (labels(file, (2, 5, 4, 3)), r"got \(2, 5, 4, 3\)"),
+        (labels(file, value=256.0), r"a\.nii: labels must be whole numbers from 0 to 255, got 256"),
+        (labels(file, value=0.5), r"got 0\.5"),
+        (torch.ones(1, *SHAPE), "LabelMapFilesHandler needs a MetaTensor with its file"),
     ):
         with pytest.raises(ValueError, match=message):
             writer.write(engine(wrong))
     nib.save(nib.MGHImage(np.ones(SHAPE, dtype=np.float32), np.eye(4)), tmp_path / "b.mgz")
-    with pytest.raises(ValueError, match=r"b\.mgz: is no NIfTI volume"):
+    with pytest.raises(ValueError, match=r"b\.mgz: expected a NIfTI volume"):
         writer.write(engine(labels(tmp_path / "b.mgz")))
     with pytest.raises(KeyError, match="'label_map'"):
         LabelMapFilesHandler(tmp_path / "out", pred_key="label_map").write(engine(labels(file)))
@@ -113,7 +113,7 @@ def test_two_volumes_of_one_name_are_refused_in_a_run_and_rewritten_in_the_next(
     second.parent.mkdir()
     source(second)
     writer = LabelMapFilesHandler(tmp_path / "out")
-    with pytest.raises(ValueError, match=r"deeper/a\.nii: .* .*a\.nii has been written to it"):
+    with pytest.raises(ValueError, match=r"deeper/a\.nii: its label map would replace .*a\.nii"):
         writer.write(engine(labels(first), labels(second)))
     writer.start(engine())
     writer.write(engine(labels(second, value=2.0)))

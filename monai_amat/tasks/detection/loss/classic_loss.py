@@ -1,4 +1,4 @@
-"""The loss of a classic YOLOv5 network, one value an image and term: the paper's box, objectness and class."""
+"""The loss of a classic YOLOv5 network, one value per image and term: box, objectness and class of the paper."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ _TERMS = ("box", "obj", "cls")
 class ClassicYOLOv5Loss(PerSampleLoss):
     """Box (CIoU), objectness and class loss of each image (section 3.3); terms `"box"`, `"obj"`, `"cls"`.
 
-    The terms are those of a `ComputeLoss` of the user's own clone of `ultralytics/yolov5` on that image alone, its
-    gains in `hyp` included. It averages over all objects and cells of a batch, and gives its terms without a
-    gradient; so it is called for each image, and where a gradient is wanted once a term, with the gains of the other
-    terms at 0. A batch of B images then takes 3·B calls.
+    The terms are those that a `ComputeLoss` from the user's clone of `ultralytics/yolov5` gives for that image alone,
+    including its gains in `hyp`. `ComputeLoss` averages over all objects and cells of a batch and returns its terms
+    without gradient; therefore it is called once per image, and where a gradient is needed once per term, with the
+    gains of the other terms at 0. A batch of B images then takes 3·B calls.
 
     Args:
         compute_loss: `compute_loss(levels, targets) -> (loss, items)`: `levels` a list of tensors
             `(B, anchors, h, w, 5 + classes)`; `targets` `(n, 6)`, rows of image, class, centre x and y, width and
-            height, the last four as shares of the image; `loss` the sum of the terms times B, `items` the terms.
+            height, the last four relative to the image size; `loss` the sum of the terms times B, `items` the terms.
             Its `hyp` holds the gains `box`, `obj` and `cls`.
-        stride: pixels a cell of the first level.
-        weights: weights of the three terms in the total, beside the gains; 1 each by default.
+        stride: pixels per cell of the first level.
+        weights: weights of the three terms in the total, in addition to the gains; 1 each by default.
 
     Raises:
-        TypeError: when `compute_loss` is not such an object.
-        ValueError: when it balances its terms by what it saw before (`autobalance`), or for a setting out of range.
+        TypeError: if `compute_loss` is not such an object.
+        ValueError: if it balances its terms by earlier batches (`autobalance`), or a setting is out of range.
     """
 
     def __init__(
@@ -48,19 +48,19 @@ class ClassicYOLOv5Loss(PerSampleLoss):
     ) -> None:
         super().__init__(weights=weights, judged=_TERMS)
         if unknown := self.weights.keys() - set(_TERMS):
-            raise ValueError(f"weights name {sorted(unknown)}, but the terms are {list(_TERMS)}.")
+            raise ValueError(f"weights must name terms of {list(_TERMS)}, got {sorted(unknown)}")
         if not stride > 0:
-            raise ValueError(f"stride must be greater than 0, but is {stride}.")
+            raise ValueError(f"stride must be greater than 0, got {stride}")
         gains = getattr(compute_loss, "hyp", None)
         if not isinstance(gains, Mapping) or not set(_TERMS) <= gains.keys():
             raise TypeError(
-                f"compute_loss must be a ComputeLoss of YOLOv5, whose hyp holds the gains {', '.join(_TERMS)}, but is "
-                f"a {type(compute_loss).__name__} with hyp {type(gains).__name__}."
+                f"compute_loss must be a ComputeLoss of YOLOv5, whose hyp holds the gains {', '.join(_TERMS)}, got "
+                f"{type(compute_loss).__name__} with hyp of type {type(gains).__name__}"
             )
         if getattr(compute_loss, "autobalance", False):
             raise ValueError(
-                "compute_loss has autobalance on: an image's loss would depend on the images before it. Build it "
-                "with autobalance=False."
+                "compute_loss must not have autobalance on, because the loss of an image would depend on earlier "
+                "images; build it with autobalance=False"
             )
         self.stride = float(stride)
         self._compute: Any = compute_loss
@@ -69,13 +69,12 @@ class ClassicYOLOv5Loss(PerSampleLoss):
         """The three terms of each image.
 
         Args:
-            pred: the network's output in training mode, or what
-                `ClassicYOLOv5.raw <monai_amat.tasks.detection.ClassicYOLOv5.raw>` gives.
+            pred: the network's output in training mode, or the output of `ClassicYOLOv5.raw`.
             target: `(B, max_boxes, 5)`, see `padded_boxes`.
 
         Raises:
-            TypeError: for a prediction that is decoded already.
-            ValueError: for a target of another shape, or with a class that the network has not.
+            TypeError: if the prediction is already decoded.
+            ValueError: if the target has another shape, or a class that the network does not have.
         """
         levels = [full_precision(level) for level in _levels(pred)]
         first = levels[0]
@@ -110,7 +109,7 @@ class ClassicYOLOv5Loss(PerSampleLoss):
 
     @contextmanager
     def _gains(self, changes: Mapping[str, float]) -> Iterator[None]:
-        # In a copy: the clone's model and optimiser look at the same dictionary.
+        # A copy, because the model and the optimiser of the clone read the same dictionary.
         before = self._compute.hyp
         self._compute.hyp = {**before, **changes}
         try:
@@ -125,7 +124,7 @@ def _levels(pred: Any) -> list[Tensor]:
         return list(found)
     shapes = [tuple(leaf.shape) if isinstance(leaf, Tensor) else type(leaf).__name__ for leaf in tree_leaves(pred)]
     raise TypeError(
-        f"pred must be a list of tensors (B, anchors, h, w, 5 + classes), but is a {type(pred).__name__} of {shapes}. "
-        "In evaluation mode wrap the network in monai_amat.tasks.detection.ClassicYOLOv5 and give inferer="
-        "monai_amat.engines.RawOutputsInferer()."
+        f"pred must be a list of tensors (B, anchors, h, w, 5 + classes), got {type(pred).__name__} of {shapes}; "
+        "in evaluation mode wrap the network in monai_amat.tasks.detection.ClassicYOLOv5 and give inferer="
+        "monai_amat.engines.RawOutputsInferer()"
     )

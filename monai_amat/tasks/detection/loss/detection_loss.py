@@ -1,4 +1,4 @@
-"""The loss of a detector without anchors, one value an image and term."""
+"""The loss of a detector without anchors, one value per image and term."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DetectionLoss", "DetectionPieces"]
 
 
 class DetectionPieces(Protocol):
-    """What the loss is put together from; `DetectionParts` says what each is."""
+    """The parts that the loss is built from; `DetectionParts` documents each of them."""
 
     @property
     def classes(self) -> int:
@@ -34,7 +34,7 @@ class DetectionPieces(Protocol):
     def assign(
         self, scores: Tensor, boxes: Tensor, centres: Tensor, labels: Tensor, truths: Tensor, real: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """True box and target scores of each cell, and whether it answers for any."""
+        """True box and target scores of each cell, and whether the cell is assigned to a box."""
 
     def class_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Loss of each class score."""
@@ -52,27 +52,26 @@ class DetectionPieces(Protocol):
 class DetectionLoss(PerSampleLoss):
     r"""Box, class and distribution focal loss of each image; terms `"box"`, `"cls"` and `"dfl"`, all judged.
 
-    With :math:`t_{ac}` the target score of cell a for class c, that the assigner gives the cells which answer for a
-    true box (0 elsewhere), and :math:`w_a = \sum_c t_{ac}`, :math:`W = \max(1, \sum_a w_a)` over the cells of *this
-    image*,
+    Let $t_{ac}$ be the target score of cell a for class c, as the assigner gives it to cells that are assigned to a
+    true box (0 elsewhere), $w_a = \sum_c t_{ac}$, and $W = \max(1, \sum_a w_a)$ over the cells of *this image*. Then
 
-    .. math::
-
-        L_{box} = \frac1W \sum_a w_a (1 - CIoU_a), \quad
-        L_{cls} = \frac1W \sum_{a,c} BCE(p_{ac}, t_{ac}), \quad
-        L_{dfl} = \frac1W \sum_a w_a \, DFL_a.
+    $$
+    L_{box} = \frac1W \sum_a w_a (1 - CIoU_a), \quad
+    L_{cls} = \frac1W \sum_{a,c} BCE(p_{ac}, t_{ac}), \quad
+    L_{dfl} = \frac1W \sum_a w_a \, DFL_a.
+    $$
 
     Assigner, box decoding, IoU and the losses of single cells are those of ultralytics. Its own criterion takes W over
-    the whole batch, so that an image's loss would depend on its neighbours; on a batch of one image this loss, with
-    the default weights, is that criterion. An image without objects has the class term alone, over W = 1.
+    the whole batch, so that the loss of an image depends on the other images; for a batch of one image this loss, with
+    the default weights, equals that criterion. An image without objects has only the class term, with W = 1.
 
     Args:
         network: a `YOLOv5`, or its `parts`.
-        weights: weights of the three terms; by default the package's gains (7.5, 0.5, 1.5).
+        weights: weights of the three terms; by default the gains of ultralytics (7.5, 0.5, 1.5).
 
     Raises:
-        TypeError: for a network without `parts`.
-        ValueError: for a weight of another term.
+        TypeError: if the network has no `parts`.
+        ValueError: if a weight names another term.
 
     Example:
         >>> from monai_amat.tasks.detection import YOLOv5
@@ -88,11 +87,11 @@ class DetectionLoss(PerSampleLoss):
         if not hasattr(pieces, "gains"):
             raise TypeError(
                 f"DetectionLoss needs a monai_amat.tasks.detection.YOLOv5 (before DDP and compile wrap it), got "
-                f"{type(network).__name__}."
+                f"{type(network).__name__}"
             )
         super().__init__(weights={**pieces.gains, **(weights or {})}, judged=("box", "cls", "dfl"))
         if unknown := self.weights.keys() - set(self.judged):
-            raise ValueError(f"weights name {sorted(unknown)}, but the terms are {list(self.judged)}.")
+            raise ValueError(f"weights must name terms of {list(self.judged)}, got {sorted(unknown)}")
         self._pieces = pieces
 
     def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
@@ -103,8 +102,8 @@ class DetectionLoss(PerSampleLoss):
             target: `(B, max_boxes, 5)`, see `padded_boxes`.
 
         Raises:
-            TypeError: for a prediction that is decoded already.
-            ValueError: for a target of another shape, or with a class that the network has not.
+            TypeError: if the prediction is already decoded.
+            ValueError: if the target has another shape, or a class that the network does not have.
         """
         raw = _raw(pred)
         with torch.autocast(raw["scores"].device.type, enabled=False):
@@ -141,7 +140,7 @@ class DetectionLoss(PerSampleLoss):
 
 
 def _by_image(values: Tensor, chosen: tuple[Tensor, ...], answers: Tensor) -> Tensor:
-    """Sums `(B,)` of the chosen cells' values. Spread out first: adding by index has no fixed order on a GPU."""
+    """Sums `(B,)` of the values of the chosen cells, without adding by index, which has no fixed order on a GPU."""
     return values.new_zeros(answers.shape).index_put(chosen, values).sum(1)
 
 
@@ -150,9 +149,9 @@ def _raw(pred: Any) -> Mapping[str, Any]:
         return pred
     if isinstance(pred, Tensor):
         raise TypeError(
-            f"pred is a tensor {tuple(pred.shape)}: boxes decoded in evaluation mode, which have no loss any more. "
-            "Evaluate with inferer=monai_amat.engines.RawOutputsInferer(), in PrepareBatchNoisy or RobustnessCurve "
-            "and in the evaluator."
+            f"pred must be the raw output of the network, got decoded boxes {tuple(pred.shape)} of evaluation mode; "
+            "evaluate with inferer=monai_amat.engines.RawOutputsInferer(), in PrepareBatchNoisy or RobustnessCurve "
+            "and in the evaluator"
         )
     found = sorted(map(str, pred)) if isinstance(pred, Mapping) else type(pred).__name__
-    raise TypeError(f"pred must hold the raw 'boxes', 'scores' and 'feats' of a YOLOv5 network, but is {found}.")
+    raise TypeError(f"pred must hold the raw 'boxes', 'scores' and 'feats' of a YOLOv5 network, got {found}")

@@ -1,4 +1,4 @@
-"""Padded boxes, the target of a detection loss: checked, trimmed, and told from padding."""
+"""Padded boxes, the target of a detection loss: checked, trimmed, and separated from padding."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["PaddedBoxes", "padded_boxes"]
 
 @dataclass(frozen=True)
 class PaddedBoxes:
-    """True boxes of a batch, M at most an image.
+    """True boxes of a batch, at most M per image.
 
     Args:
         labels: `(B, M)` int64, 0 for padding.
@@ -30,18 +30,18 @@ class PaddedBoxes:
 
 
 def padded_boxes(target: Any, batch: int, classes: int) -> PaddedBoxes:
-    """The boxes of a target, without the columns that are padding in every image.
+    """Read the boxes of a target, without the columns that are padding in every image.
 
     Args:
-        target: `(B, max_boxes, 5)`, rows of class, x1, y1, x2, y2 in pixels; class -1 for padding. Or a mapping that
-            has it under `"targets"`.
+        target: `(B, max_boxes, 5)`, rows of class, x1, y1, x2, y2 in pixels; class -1 for padding; or a mapping that
+            holds this tensor under `"targets"`.
         batch: number of images B.
         classes: number of classes.
 
     Raises:
-        KeyError: for a mapping without `"targets"`.
-        TypeError: when it is no tensor.
-        ValueError: for another shape, or a class that there is not.
+        KeyError: if a mapping has no `"targets"`.
+        TypeError: if the target is not a tensor.
+        ValueError: if the shape is another, or a class is out of range.
 
     Example:
         >>> target = torch.tensor([[[1.0, 2, 3, 4, 5], [-1, 0, 0, 0, 0], [-1, 0, 0, 0, 0]]])
@@ -51,14 +51,14 @@ def padded_boxes(target: Any, batch: int, classes: int) -> PaddedBoxes:
     """
     if isinstance(target, Mapping):
         if "targets" not in target:
-            raise KeyError(f"a detection loss needs the target's 'targets', but it holds {sorted(map(str, target))}")
+            raise KeyError(f"a detection loss needs 'targets' in the target, got {sorted(map(str, target))}")
         target = target["targets"]
     if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a tensor (B, max_boxes, 5), but is a {type(target).__name__}.")
+        raise TypeError(f"target must be a tensor (B, max_boxes, 5), got {type(target).__name__}")
     if target.ndim != 3 or target.shape[2] != 5 or target.shape[0] != batch:
         raise ValueError(
             f"target must be ({batch}, max_boxes, 5), rows of class, x1, y1, x2, y2 in pixels and class -1 for "
-            f"padding, but is {tuple(target.shape)}."
+            f"padding, got {tuple(target.shape)}"
         )
     rows = full_precision(target.detach())
     labels = rows[..., 0]
@@ -66,13 +66,13 @@ def padded_boxes(target: Any, batch: int, classes: int) -> PaddedBoxes:
     columns, highest = 0, -1.0
     if target.shape[0] and target.shape[1]:
         numbers = torch.arange(1, target.shape[1] + 1, device=rows.device)
-        # One wait for the device, for both.
+        # Both in one transfer, because each one waits for the device.
         columns, highest = torch.stack([(real * numbers).amax().to(labels.dtype), labels.amax()]).tolist()
     if highest >= classes:
         wrong = (labels >= classes).any(1).nonzero().flatten().tolist()
         raise ValueError(
-            f"target holds class {highest:g} in samples {wrong} of the batch, but the network has {classes} classes, "
-            f"0 to {classes - 1}: give the data the network's list of classes"
+            f"target must hold classes from 0 to {classes - 1}, got {highest:g} in samples {wrong} of the batch; "
+            "give the data the list of classes that the network has"
         )
     rows, real = rows[:, : int(columns)], real[:, : int(columns)]
     labels = torch.where(real, rows[..., 0], 0.0).long()

@@ -1,4 +1,4 @@
-"""What a per-image detection loss is made of: the assigner, box decoding, IoU and focal loss of ultralytics, called."""
+"""The parts of a detection loss per image: assigner, box decoding, IoU and focal loss, called in ultralytics."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ _RAW = ("boxes", "scores", "feats")
 
 
 class DetectionParts:
-    """The pieces of the package's own criterion for one of its detection models, by the names that a loss calls.
+    """The parts of the criterion of ultralytics for one of its detection models.
 
-    Each piece works on a whole batch and leaves the samples apart; only the criterion's own sums join them, and these
-    are what `DetectionLoss` takes a sample at a time instead.
+    Each part works on a whole batch and keeps the samples separate; only the sums of the criterion join the samples,
+    and `DetectionLoss` takes these sums per sample instead.
 
-    Boxes are in *cells* (pixels divided by the stride of their level) where the package has them so, in pixels else;
-    `N` is the number of cells of all levels, `R` the number of bins of a box side's distribution.
+    Boxes are in *cells* (pixels divided by the stride of their level) where ultralytics has them in cells, otherwise in
+    pixels; `N` is the number of cells of all levels, `R` the number of bins in the distribution of one side of a box.
 
     Args:
         model: an `ultralytics` `DetectionModel` whose head gives one set of box distributions: YOLOv5, v8, v9, 11.
 
     Raises:
-        ValueError: for a model of another kind.
+        ValueError: if the model is of another kind.
 
     Example:
         >>> from monai_amat.tasks.detection import YOLOv5
@@ -44,8 +44,8 @@ class DetectionParts:
             raise ValueError(f"detection needs a model of ultralytics that ends in Detect, got {type(model).__name__}")
         if getattr(head, "one2one_cv2", None) is not None or head.reg_max < 2:
             raise ValueError(
-                "the model's head is end-to-end or has no box distributions, as YOLOv10 and YOLO26 have it: take "
-                "YOLOv5, v8, v9 or 11"
+                "detection needs a head with box distributions that is not end-to-end (YOLOv10 and YOLO26 have such "
+                "heads); use YOLOv5, v8, v9 or 11"
             )
         self._model: Any = model
         self._criterion: Any = None
@@ -57,25 +57,25 @@ class DetectionParts:
 
     @property
     def gains(self) -> dict[str, float]:
-        """The package's weights of the terms."""
+        """Weights of the terms, as ultralytics sets them."""
         args = self._model.args
         return {name: float(args[name] if isinstance(args, Mapping) else getattr(args, name)) for name in _GAINS}
 
     def cells(self, raw: Mapping[str, Any], dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """Centres `(N, 2)` in cells, x before y, and strides `(N, 1)` in pixels, for the sizes of a raw output."""
-        # Only shapes and types are looked at; half precision cannot tell the cells of a large image apart.
+        """Compute centres `(N, 2)` in cells, x before y, and strides `(N, 1)` in pixels, for a raw output."""
+        # Only shapes and types are read; half precision cannot separate the cells of a large image.
         sizes = [level.new_empty((0, 0, *level.shape[2:]), dtype=dtype) for level in raw["feats"]]
         centres, strides = from_ultralytics("make_anchors")(sizes, self._head.stride, 0.5)
         return centres, strides
 
     def boxes(self, distribution: Tensor, centres: Tensor) -> Tensor:
-        """Predicted boxes `(B, N, 4)`, x1 y1 x2 y2 in cells, of raw distributions `(B, N, 4·R)`."""
+        """Decode raw distributions `(B, N, 4·R)` to boxes `(B, N, 4)`, x1 y1 x2 y2 in cells."""
         return self._pieces(distribution).bbox_decode(centres, distribution.contiguous())
 
     def assign(
         self, scores: Tensor, boxes: Tensor, centres: Tensor, labels: Tensor, truths: Tensor, real: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Which cell answers for which true box (task-aligned assignment).
+        """Assign true boxes to cells (task-aligned assignment).
 
         Args:
             scores: `(B, N, classes)` in 0..1.
@@ -86,8 +86,8 @@ class DetectionParts:
             real: `(B, M)` bool, False for padding.
 
         Returns:
-            the true box of each cell `(B, N, 4)` in pixels, its target scores `(B, N, classes)`, and whether it
-            answers for any `(B, N)`.
+            the true box of each cell `(B, N, 4)` in pixels, its target scores `(B, N, classes)`, and whether the cell
+            is assigned to a box, `(B, N)`.
         """
         _, assigned, targets, answers, _ = self._pieces(boxes).assigner(
             scores, boxes, centres, labels.unsqueeze(-1), truths, real.unsqueeze(-1).to(truths.dtype)
@@ -95,7 +95,7 @@ class DetectionParts:
         return assigned, targets.to(scores.dtype), answers.bool()
 
     def class_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """`(B, N, classes)`: binary cross-entropy, times the class's weight where the model has such."""
+        """Binary cross-entropy `(B, N, classes)`, times the class weights if the model has any."""
         pieces = self._pieces(logits)
         loss: Tensor = pieces.bce(logits, targets)
         return loss if pieces.class_weights is None else loss * pieces.class_weights
@@ -111,7 +111,7 @@ class DetectionParts:
         return self._pieces(distribution).bbox_loss.dfl_loss(distribution.reshape(-1, bins), distances).squeeze(-1)
 
     def decoded(self, raw: Mapping[str, Any]) -> Tensor:
-        """`(B, 4 + classes, N)`: centre x, y, width, height in pixels, and class scores, as in evaluation mode."""
+        """Decode to `(B, 4 + classes, N)`: centre x, y, width, height in pixels, and class scores."""
         distribution, logits = (_precise(raw[name]).transpose(1, 2) for name in ("boxes", "scores"))
         centres, strides = self.cells(raw, distribution.dtype)
         low, high = (self.boxes(distribution, centres) * strides).chunk(2, dim=-1)
@@ -122,9 +122,9 @@ class DetectionParts:
         return self._model.model[-1]
 
     def _pieces(self, like: Tensor) -> Any:
-        """The package's criterion, made anew where the network has moved to another device."""
+        """The criterion of ultralytics, created again if the network has moved to another device."""
         if self._criterion is None or self._criterion.device != like.device:
-            # Its constants must not be inference tensors: autograd refuses them later.
+            # Its constants must not be inference tensors, because autograd refuses them later.
             with torch.inference_mode(False), quietly():
                 self._criterion = self._model.init_criterion()
         return self._criterion
@@ -138,8 +138,8 @@ def check_raw(raw: Any) -> None:
     """Refuse training outputs of another form.
 
     Raises:
-        ImportError: saying which versions of the package work.
+        ImportError: naming the versions of ultralytics that work.
     """
     if not isinstance(raw, Mapping) or not set(_RAW) <= raw.keys():
         found = sorted(map(str, raw)) if isinstance(raw, Mapping) else type(raw).__name__
-        raise ImportError(moved(f"training outputs are {found} and not {list(_RAW)}"))
+        raise ImportError(moved(f"training outputs are {found} instead of {list(_RAW)}"))

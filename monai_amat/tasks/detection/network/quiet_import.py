@@ -1,4 +1,4 @@
-"""The one module that imports ultralytics: what the package does to a process when it is imported is kept away."""
+"""The only module that imports ultralytics, and undoes what the import changes in the process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ import torch
 __all__ = ["SUPPORTED", "from_ultralytics", "moved", "opencv_in_one_thread", "quietly", "torchvision_left_out"]
 
 SUPPORTED = ">=8.4.130,<8.5"
-"""Versions of ultralytics that the tests have passed with (the extra `detection`)."""
+"""Versions of ultralytics that the tests passed with (the extra `detection`)."""
 
 _MODULES = {
     "DEFAULT_CFG": "ultralytics.utils",
@@ -42,29 +42,29 @@ _MODULES = {
     "DetectionTrainer": "ultralytics.models.yolo.detect",
     "unwrap_model": "ultralytics.utils.torch_utils",
 }
-_LOGGERS = ("coremltools", "sentry_sdk")  # whose levels it sets
+_LOGGERS = ("coremltools", "sentry_sdk")  # ultralytics sets their levels
 _IMPORTING = threading.RLock()
 
 
 def from_ultralytics(name: str) -> Any:
-    """One of the package's classes or functions that this project builds on.
+    """Return one of the classes or functions of ultralytics that this package uses.
 
     Importing ultralytics writes a settings file, replaces `torch.save` and `PIL.Image.open`, sets
-    `OMP_NUM_THREADS` and other variables, the print options of torch and numpy, OpenCV's threads and filters for
-    warnings, looks hosts up, prints, and may install packages with pip. Here it is imported without a network and
-    without pip, and afterwards all that is as it was before; a settings file that exists is read, one that does not is
-    not made. Where the user has imported the package, nothing is done again or undone. torchvision, which it asks for,
+    `OMP_NUM_THREADS` and other variables, the print options of torch and numpy, the threads of OpenCV and filters for
+    warnings, looks up hosts, prints, and may install packages with pip. This function imports it without a network and
+    without pip, and restores all of this afterwards; an existing settings file is read, a missing one is not created.
+    If the user has imported ultralytics before, nothing is repeated or undone. torchvision, which ultralytics requires,
     is not imported.
 
-    For the life of the process the package then takes itself for offline and installs nothing. Who wants it as it comes
-    imports it before this project does.
+    Until the process ends, ultralytics then treats itself as offline and installs nothing. To use it unchanged, import
+    it before monai_amat.
 
     Args:
-        name: such as `"DetectionModel"`.
+        name: for example `"DetectionModel"`.
 
     Raises:
-        ModuleNotFoundError: when it is not installed; says which extra brings it.
-        ImportError: when it cannot be imported, or its interface has moved; says which versions work.
+        ModuleNotFoundError: if ultralytics is not installed; the message names the extra that installs it.
+        ImportError: if it cannot be imported, or its interface has changed; the message names the versions that work.
 
     Example:
         >>> from_ultralytics("DetectionModel").__name__
@@ -77,16 +77,16 @@ def from_ultralytics(name: str) -> Any:
 
 
 def moved(what: str) -> str:
-    """The message for a version whose interface is another one."""
+    """Return the message for a version with another interface."""
     return (
-        f"ultralytics {_version()}: {what}, so its interface has moved. monai_amat works with versions {SUPPORTED}: "
+        f"ultralytics {_version()} has another interface ({what}); monai_amat works with versions {SUPPORTED}: "
         f"pip install 'ultralytics{SUPPORTED}'"
     )
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """What the package logs inside is not heard."""
+    """Silence the logger of ultralytics inside the block."""
     logger = logging.getLogger("ultralytics")
     before = logger.disabled
     logger.disabled = True
@@ -97,15 +97,16 @@ def quietly() -> Iterator[None]:
 
 
 def opencv_in_one_thread() -> None:
-    """What the package sets at import, for its own training loop: OpenCV's threads and loader workers do not mix."""
+    """Set OpenCV to one thread, as the training loop of ultralytics needs: its threads disturb loader workers."""
     importlib.import_module("cv2").setNumThreads(0)
 
 
 @contextmanager
 def torchvision_left_out() -> Iterator[None]:
-    """Inside, importing torchvision gives a module with nothing but the package's own non-maximum suppression.
+    """Replace torchvision inside the block by a module that holds only the non-maximum suppression of ultralytics.
 
-    The package's validator imports torchvision for that alone, and has one of its own for where it is not imported.
+    The validator of ultralytics imports torchvision for this function alone, and has its own where torchvision is not
+    imported.
     """
     stand_in: Any = ModuleType("torchvision")
     stand_in.ops = SimpleNamespace(nms=from_ultralytics("TorchNMS").nms)
@@ -119,8 +120,8 @@ def torchvision_left_out() -> Iterator[None]:
 def _imported(name: str) -> ModuleType:
     if importlib.util.find_spec("ultralytics") is None:
         raise ModuleNotFoundError(
-            "YOLO networks need the package ultralytics, which is not installed: pip install 'monai-amat[detection]'. "
-            "Mind its licence, AGPL-3.0.",
+            "YOLO networks need the package ultralytics, which is not installed; pip install 'monai-amat[detection]' "
+            "(its licence is AGPL-3.0)",
             name="ultralytics",
         )
     if name in sys.modules:
@@ -128,13 +129,13 @@ def _imported(name: str) -> ModuleType:
     with _IMPORTING, _process_as_it_was():
         try:
             return importlib.import_module(name)
-        except Exception as error:  # anything: of its many requirements each can be missing or broken
+        except Exception as error:  # any of its many requirements can be missing or broken
             if isinstance(error, ModuleNotFoundError) and str(error.name).startswith("ultralytics"):
                 raise ImportError(moved(f"there is no {error.name}")) from error
             hint = (
-                "where OpenCV lacks a system library, put opencv-python-headless in the place of opencv-python"
+                "OpenCV lacks a system library: install opencv-python-headless instead of opencv-python"
                 if "libGL" in str(error) or "libgthread" in str(error)
-                else "install it with all it needs: pip install 'monai-amat[detection]'"
+                else "install it with its requirements: pip install 'monai-amat[detection]'"
             )
             raise ImportError(
                 f"ultralytics {_version()} cannot be imported ({type(error).__name__}: {error}); {hint}"
@@ -150,17 +151,17 @@ def _version() -> str:
 
 @contextmanager
 def _process_as_it_was() -> Iterator[None]:
-    """Import the package inside; what it changes outside itself is undone."""
+    """Import ultralytics inside the block; afterwards undo what it changes outside itself."""
     with ExitStack() as stack:
         stack.enter_context(quietly())
         stack.enter_context(warnings.catch_warnings())
         stack.enter_context(_environment())
         stack.enter_context(_settings())
         stack.callback(setattr, torch, "save", torch.save)
-        # Theirs asks pip for a plug-in where a file is no image.
+        # The replacement asks pip for a plug-in if a file is not an image.
         stack.callback(setattr, PIL.Image, "open", PIL.Image.open)
         stack.callback(np.set_printoptions, **np.get_printoptions())
-        # torch has no public way to ask for its print options.
+        # torch has no public function that reads its print options.
         stack.callback(vars(torch._tensor_str.PRINT_OPTS).update, dict(vars(torch._tensor_str.PRINT_OPTS)))
         for logger in map(logging.getLogger, _LOGGERS):
             stack.callback(logger.setLevel, logger.level)
@@ -183,7 +184,7 @@ def _environment() -> Iterator[None]:
 
 @contextmanager
 def _settings() -> Iterator[None]:
-    """Where the package finds its settings: where they are, or in a folder that is gone afterwards."""
+    """Let ultralytics find its settings: the existing file, or a temporary folder."""
     file = _settings_file()
     try:
         content = file.read_bytes()
@@ -195,12 +196,12 @@ def _settings() -> Iterator[None]:
     try:
         yield
     finally:
-        if file.read_bytes() != content:  # those of another version are rewritten
+        if file.read_bytes() != content:  # ultralytics rewrites the settings of another version
             file.write_bytes(content)
 
 
 def _settings_file() -> Path:
-    """Where the package keeps its settings."""
+    """Path of the settings file of ultralytics."""
     given = os.environ.get("YOLO_CONFIG_DIR")
     if given:
         folder = Path(given).expanduser()
@@ -215,7 +216,7 @@ def _settings_file() -> Path:
 def _opencv_threads() -> Iterator[None]:
     try:
         cv2 = importlib.import_module("cv2")
-    except Exception:  # the package will fail likewise, and that is where it is told
+    except Exception:  # the import of ultralytics fails in the same way, and that error is reported
         yield
         return
     threads = cv2.getNumThreads()

@@ -1,4 +1,4 @@
-"""YOLOv5 of the package ultralytics as a network for MONAI's engines and bundles."""
+"""YOLOv5 of the package ultralytics as a network for the engines and bundles of MONAI."""
 
 from __future__ import annotations
 
@@ -21,28 +21,27 @@ _LARGEST_STRIDE = 32
 
 
 class YOLOv5(nn.Module):
-    """YOLOv5 as ultralytics builds it today: YOLOv5's layers under a head without anchors.
+    """YOLOv5 as ultralytics builds it today: the layers of YOLOv5 with a head without anchors.
 
-    In training mode it gives what its loss needs, in evaluation mode one tensor of decoded boxes, so that a bundle can
-    be verified and exported (by tracing, not by scripting). Where evaluation needs the loss, as in a robustness curve,
-    give `RawOutputsInferer` as the inferer: it calls `raw`.
+    In training mode it returns what its loss needs, in evaluation mode one tensor of decoded boxes, so that a bundle
+    can be verified and exported (by tracing, not by scripting). If evaluation needs the loss, as in a robustness curve,
+    use `RawOutputsInferer` as the inferer; it calls `raw`.
 
-    The paper's YOLOv5 has anchors and an objectness; for networks of that kind see
-    `ClassicYOLOv5`.
+    The YOLOv5 of the paper has anchors and an objectness; `ClassicYOLOv5` wraps networks of that kind.
 
     Args:
         classes: number of classes.
         size: `"n"`, `"s"` (the paper's), `"m"`, `"l"` or `"x"`.
         weights: a `.pt` file that ultralytics wrote, read without running code. For weights that MONAI or this
-            package wrote see `load_weights`. Without, they are drawn from torch's global
+            package wrote see `monai_amat.engines.load_weights`. If None, weights are drawn from torch's global
             generator.
-        trust: run the code in the file. Only for a file that is refused otherwise, and whose maker you trust.
-        transfer: take a file of other classes, as when starting from COCO's weights: the class layers stay as drawn.
+        trust: run the code in the file. Use it only for a file that is refused otherwise and whose maker you trust.
+        transfer: accept a file with other classes, for example the weights for COCO; the class layers stay as drawn.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ImportError: when ultralytics is not installed, or a version whose interface has moved.
-        ValueError: for settings out of range, or a file that is refused or does not fit.
+        FileNotFoundError: if the file does not exist.
+        ImportError: if ultralytics is not installed, or has another interface.
+        ValueError: if a setting is out of range, or the file is refused or does not fit.
 
     Example:
         >>> network, image = YOLOv5(classes=3, size="n"), torch.zeros(2, 3, 64, 96)
@@ -62,41 +61,40 @@ class YOLOv5(nn.Module):
     ) -> None:
         super().__init__()
         if classes < 1:
-            raise ValueError(f"classes must be at least 1, but is {classes}.")
+            raise ValueError(f"classes must be at least 1, got {classes}")
         config: dict[str, Any] = from_ultralytics("YAML").load(Path(from_ultralytics("ROOT")) / _MODEL_FILE)
         if size not in config["scales"]:
-            raise ValueError(f"size must be one of {', '.join(config['scales'])}, but is {size!r}.")
+            raise ValueError(f"size must be one of {', '.join(config['scales'])}, got {size!r}")
         config.update(nc=int(classes), scale=size)
         with quietly():
             self.model = from_ultralytics("DetectionModel")(config, ch=3, nc=int(classes), verbose=False)
         self.model.args = copy.copy(from_ultralytics("DEFAULT_CFG"))
-        # The grid of cells, which the head would keep, may be made under inference mode, and autograd refuses that.
+        # The head would keep its grid of cells, which may be created in inference mode, and autograd refuses that.
         self.model.model[-1].dynamic = True
-        #: What `DetectionLoss` is made of.
+        #: The parts that `DetectionLoss` is built from.
         self.parts = DetectionParts(self.model)
         if weights is not None:
             load_ultralytics_weights(self.model, weights, trust=trust, transfer=transfer)
 
     def forward(self, image: Tensor) -> Any:
-        """Boxes and classes.
+        """Predict boxes and classes.
 
         Args:
             image: `(B, 3, H, W)`, RGB in 0..1; H and W divisible by 32.
 
         Returns:
-            in training mode what `raw` gives; in evaluation mode `(B, 4 + classes, N)` for the N cells of all
-            levels: centre x and y, width and height in pixels, and a score in 0..1 for each class. See
-            `decode_detections`.
+            in training mode the output of `raw`; in evaluation mode `(B, 4 + classes, N)` for the N cells of all
+            levels: centre x and y, width and height in pixels, and a score in 0..1 per class. See `decode_detections`.
         """
         output = self.model(self._checked(image))
         return self._raw(output) if self.training else output[0]
 
     def raw(self, image: Tensor) -> dict[str, Any]:
-        """What the loss needs, in either mode.
+        """Return what the loss needs, in both modes.
 
         Returns:
             `boxes` `(B, 64, N)`, the distributions of the four sides; `scores` `(B, classes, N)`, logits;
-            `feats`, the maps of the levels, of which only the sizes are used.
+            `feats`, the maps of the levels; only their sizes are used.
         """
         return self._raw(self.model(self._checked(image)))
 
@@ -104,7 +102,7 @@ class YOLOv5(nn.Module):
         """Load a `.pt` file that ultralytics wrote; `load_weights` calls this.
 
         Returns:
-            what the file says of its network: `image_size` and `classes`, as far as it does.
+            what the file says about the training: `image_size` and `classes`, each if it is known.
         """
         return load_ultralytics_weights(self.model, path)
 
@@ -118,26 +116,26 @@ class YOLOv5(nn.Module):
     def _checked(image: Tensor) -> Tensor:
         if not torch.jit.is_tracing() and any(pixels % _LARGEST_STRIDE for pixels in image.shape[-2:]):
             raise ValueError(
-                f"YOLOv5 needs images whose height and width are divisible by {_LARGEST_STRIDE}, got "
-                f"{tuple(image.shape)}: letterbox them"
+                f"image must have a height and width divisible by {_LARGEST_STRIDE}, got {tuple(image.shape)}; use "
+                "Letterboxd"
             )
         return image.as_subclass(Tensor)
 
 
 def decode_detections(pred: Any, conf: float = 0.25, iou: float = 0.45, max_det: int = 300) -> list[Tensor]:
-    """Objects from the output in evaluation mode, by the package's own non-maximum suppression, class by class.
+    """Decode the output in evaluation mode to objects, by the non-maximum suppression of ultralytics per class.
 
     Args:
-        pred: `(B, 4 + classes, N)` of `YOLOv5`, or what `DetectionLoss.prediction` gives.
-        conf: least score of an object, in 0..1; for mAP take 0.001.
-        iou: boxes of one class that overlap more than this with a better one are dropped.
-        max_det: at most so many objects an image, the best.
+        pred: `(B, 4 + classes, N)` of `YOLOv5`, or the output of `DetectionLoss.prediction`.
+        conf: smallest score of an object, in 0..1; for mAP use 0.001.
+        iou: boxes of one class whose IoU with a better box is larger are dropped.
+        max_det: largest number of objects per image; the best are kept.
 
     Returns:
-        for each image `(n, 6)`: x1, y1, x2, y2 in pixels, score and class, best first.
+        for each image `(n, 6)`: x1, y1, x2, y2 in pixels, score and class, best score first.
 
     Raises:
-        ValueError: for settings out of range, or a prediction of another form.
+        ValueError: if a setting is out of range, or the prediction has another form.
 
     Example:
         >>> pred = torch.zeros(1, 4 + 2, 5)
@@ -147,18 +145,20 @@ def decode_detections(pred: Any, conf: float = 0.25, iou: float = 0.45, max_det:
     """
     if not isinstance(pred, Tensor) or pred.ndim != 3 or pred.shape[1] < 5:
         found = tuple(pred.shape) if isinstance(pred, Tensor) else type(pred).__name__
-        raise ValueError(f"pred must be a tensor (B, 4 + classes, N) of decoded boxes, got {found}.")
+        raise ValueError(f"pred must be a tensor (B, 4 + classes, N) of decoded boxes, got {found}")
     if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_det >= 1):
-        raise ValueError(f"conf and iou must lie in 0..1 and max_det be at least 1: {conf=}, {iou=}, {max_det=}.")
+        raise ValueError(
+            f"conf and iou must lie in 0..1 and max_det must be at least 1, got {conf=}, {iou=}, {max_det=}"
+        )
     with torch.no_grad():
-        boxes = pred.detach().as_subclass(Tensor).float().clone()  # some versions write into it
-        if boxes.shape[-1] == 6:  # which the package takes for rows of finished objects: one more that is none
+        boxes = pred.detach().as_subclass(Tensor).float().clone()  # some versions write into their input
+        if boxes.shape[-1] == 6:  # ultralytics takes 6 for rows of finished objects; add an empty cell
             boxes = functional.pad(boxes, (0, 1))
         return from_ultralytics("non_max_suppression")(
             boxes,
             conf_thres=conf,
             iou_thres=iou,
             max_det=max_det,
-            # After its time limit it would leave the images that are not done yet without objects.
+            # After its time limit, the remaining images would have no objects.
             max_time_img=float("inf"),
         )

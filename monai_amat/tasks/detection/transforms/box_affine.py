@@ -1,4 +1,4 @@
-"""Scaling and translation of an image in its frame, boxes along with it."""
+"""Scaling and translation of an image in its frame, together with its boxes."""
 
 from __future__ import annotations
 
@@ -18,26 +18,28 @@ __all__ = ["RandAffineBoxesd"]
 class RandAffineBoxesd(RandomizableTransform):
     r"""Scale the image about its centre and shift it, by random amounts, in a frame of the same size.
 
-    .. math:: p' = s\,(p - c) + c + t, \qquad s \sim U(1 - scale, 1 + scale), \quad
-        t_{x,y} \sim U(-translate, translate) \cdot (W, H).
+    $$
+    p' = s\,(p - c) + c + t, \qquad s \sim U(1 - scale, 1 + scale), \quad
+    t_{x,y} \sim U(-translate, translate) \cdot (W, H).
+    $$
 
-    The defaults are YOLOv5's. Boxes follow exactly, are cut at the edge, and are dropped with their labels where too
-    little is left, see `visible_boxes`. Mosaic, which YOLOv5 adds, would put four
-    images into one: a margin belongs to an image.
+    The defaults are those of YOLOv5. Boxes move exactly with the image, are cut at the edge, and are dropped with their
+    labels if too little of them remains (`visible_boxes`). The mosaic of YOLOv5 is not used, because it joins four
+    images and a margin belongs to one image.
 
     Args:
-        scale: largest change of scale, from 0 to below 1.
-        translate: largest shift, as a share of the frame, from 0 to below 1.
-        prob: how often.
-        min_visible: share of a box's area that must stay in the frame.
-        min_side: width and height in pixels that must be left of a box.
+        scale: largest relative change of scale, in [0, 1).
+        translate: largest shift relative to the frame, in [0, 1).
+        prob: probability of the transform.
+        min_visible: share of the area of a box that must stay in the frame.
+        min_side: smallest width and height of a remaining box, in pixels.
         image_key: the image `(C, H, W)`.
         box_key: its boxes `(N, 4)`.
         label_key: their labels `(N,)`.
-        fill: what comes in from outside.
+        fill: value of pixels from outside of the image.
 
     Raises:
-        ValueError: for a setting out of range.
+        ValueError: if a setting is out of range.
 
     Example:
         >>> item = {
@@ -65,11 +67,11 @@ class RandAffineBoxesd(RandomizableTransform):
         RandomizableTransform.__init__(self, prob)
         for name, value in (("scale", scale), ("translate", translate)):
             if not 0 <= value < 1:
-                raise ValueError(f"{name} must be at least 0 and below 1, found {value}.")
+                raise ValueError(f"{name} must be in [0, 1), got {value}")
         if not 0 < min_visible <= 1 or not min_side > 0:
             raise ValueError(
-                f"a box without area cannot stay: min_visible must be in (0, 1] and min_side above 0, found "
-                f"min_visible={min_visible}, min_side={min_side}."
+                f"min_visible must be in (0, 1] and min_side greater than 0, so that every box has an area, got "
+                f"min_visible={min_visible}, min_side={min_side}"
             )
         self.scale = scale
         self.translate = translate
@@ -83,7 +85,7 @@ class RandAffineBoxesd(RandomizableTransform):
         self._shift = (0.0, 0.0)
 
     def randomize(self, data: Any = None) -> None:
-        """Draw scale and shift."""
+        """Draw scale and shift of one item."""
         super().randomize(data)
         if self._do_transform:
             self._gain = float(self.R.uniform(1 - self.scale, 1 + self.scale))
@@ -91,7 +93,7 @@ class RandAffineBoxesd(RandomizableTransform):
             self._shift = float(x), float(y)
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item, moved or not."""
+        """Move image and boxes of the item, or return it unchanged."""
         item = dict(data)
         self.randomize()
         if not self._do_transform:
@@ -108,11 +110,11 @@ class RandAffineBoxesd(RandomizableTransform):
         return item
 
     def _moved(self, image: torch.Tensor) -> torch.Tensor:
-        # Where each pixel comes from, in coordinates from -1 to 1 from edge to edge.
+        # Source of each pixel, in coordinates from -1 to 1, from edge to edge.
         x, y = (-2 * share / self._gain for share in self._shift)
         theta = image.new_tensor([[1 / self._gain, 0.0, x], [0.0, 1 / self._gain, y]])
         grid = F.affine_grid(theta[None], [1, *image.shape], align_corners=False)
-        # What is outside counts as 0, so fill is made 0 on the way.
+        # grid_sample fills with 0, so the fill value is shifted to 0.
         moved = F.grid_sample(image[None] - self.fill, grid, mode="bilinear", align_corners=False)[0] + self.fill
-        # Rounding must not leave the range: attacks refuse inputs outside of theirs.
+        # Rounding must not leave the range, because attacks refuse inputs outside of their range.
         return moved.clamp(min(float(image.min()), self.fill), max(float(image.max()), self.fill))

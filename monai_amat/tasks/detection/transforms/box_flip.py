@@ -1,4 +1,4 @@
-"""Mirroring of an image, boxes along with it."""
+"""Mirroring of an image, together with its boxes."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ __all__ = ["RandFlipBoxesd"]
 class RandFlipBoxesd(RandomizableTransform):
     """Mirror the image at random.
 
-    MONAI's `RandFlipBoxd` has boxes the other way round, see `monai_amat.tasks.detection.transforms.boxes`.
+    `RandFlipBoxd` of MONAI expects boxes in the order of array axes (y before x); here x comes first.
 
     Args:
         along: `"x"` swaps left and right, `"y"` top and bottom.
-        prob: how often.
+        prob: probability of the transform.
         image_key: the image `(C, H, W)`.
         box_key: its boxes `(N, 4)`.
 
     Raises:
-        ValueError: for another axis.
+        ValueError: if `along` is another axis.
 
     Example:
         >>> import torch
@@ -39,13 +39,13 @@ class RandFlipBoxesd(RandomizableTransform):
     ) -> None:
         RandomizableTransform.__init__(self, prob)
         if along not in ("x", "y"):
-            raise ValueError(f"along must be 'x' or 'y', found {along!r}.")
+            raise ValueError(f"along must be 'x' or 'y', got {along!r}")
         self.along = along
         self.image_key = image_key
         self.box_key = box_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item, mirrored or not."""
+        """Mirror image and boxes of the item, or return it unchanged."""
         item = dict(data)
         self.randomize(None)
         if not self._do_transform:

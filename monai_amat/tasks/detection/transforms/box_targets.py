@@ -1,4 +1,4 @@
-"""Boxes as a padded tensor, which batches collate and attacks can carry."""
+"""Boxes as a padded tensor, which batches can collate and attacks can carry."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ class BoxTargetsd(Transform):
     """Turn boxes and labels into `targets`: the last step of a pipeline.
 
     Args:
-        max_boxes: rows of the tensor; none of the data's images may hold more boxes.
-        box_key: boxes `(N, 4)`; taken out of the item, since their number varies.
-        label_key: labels `(N,)`; taken out as well.
-        target_key: where `(max_boxes, 5)` float32 goes: rows `class x1 y1 x2 y2`, padded by `-1 0 0 0 0`.
+        max_boxes: rows of the tensor; no image of the data may have more boxes.
+        box_key: boxes `(N, 4)`; removed from the item, because their number varies.
+        label_key: labels `(N,)`; removed as well.
+        target_key: key of the output `(max_boxes, 5)` float32: rows `class x1 y1 x2 y2`, padded by `-1 0 0 0 0`.
 
     Raises:
-        ValueError: for `max_boxes` below 1; on an item, named by its `case`, with more boxes, another number of
+        ValueError: if `max_boxes` is below 1, or an item (named by its `case`) has more boxes, another number of
             labels, or a box without area.
 
     Example:
@@ -37,26 +37,26 @@ class BoxTargetsd(Transform):
         self, max_boxes: int, box_key: str = "boxes", label_key: str = "labels", target_key: str = "targets"
     ) -> None:
         if max_boxes < 1:
-            raise ValueError(f"max_boxes must be at least 1, found {max_boxes}.")
+            raise ValueError(f"max_boxes must be at least 1, got {max_boxes}")
         self.max_boxes = max_boxes
         self.box_key = box_key
         self.label_key = label_key
         self.target_key = target_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item with its targets."""
+        """Return the item with its targets."""
         item = dict(data)
         boxes = boxes_of(item, self.box_key)
         labels = torch.as_tensor(item[self.label_key]).as_subclass(torch.Tensor)
         case = case_of(item)
         if labels.shape != boxes.shape[:1]:
             raise ValueError(
-                f"'{self.label_key}' of {case} must be one a box, ({len(boxes)},), found shape {tuple(labels.shape)}."
+                f"'{self.label_key}' of {case} must be one per box, ({len(boxes)},), got shape {tuple(labels.shape)}"
             )
         if len(boxes) > self.max_boxes:
             raise ValueError(
-                f"{case} has {len(boxes)} boxes, but max_boxes is {self.max_boxes}: raise it to the largest number of "
-                "boxes of any image, none may be left out."
+                f"{case}: expected at most max_boxes={self.max_boxes} boxes, got {len(boxes)}; set max_boxes to the "
+                "largest number of boxes in any image"
             )
         targets = torch.zeros(self.max_boxes, 5)
         targets[:, 0] = -1

@@ -1,9 +1,9 @@
-"""Boxes that follow their image: checked, moved by an affine map, cut at the edge and dropped by rule.
+"""Boxes that move with their image: checked, moved by an affine map, cut at the edge, and dropped by rule.
 
-MONAI's box transforms take the first coordinate of a box along the first axis of the image. Detectors and Pascal VOC
-have x first, which is the last axis of an image `(C, H, W)`: MONAI's `RandFlipBoxd`, `RandZoomBoxd` and kin would
-move such boxes along the wrong axis. What serves are its functions on boxes alone, given sizes and matrices in the
-order (x, y); the transforms of this room stand on them.
+The box transforms of MONAI take the first coordinate of a box along the first axis of the image. Detectors and Pascal
+VOC have x first, which is the last axis of an image `(C, H, W)`, so `RandFlipBoxd`, `RandZoomBoxd` and similar
+transforms would move such boxes along the wrong axis. The functions here use those of MONAI for boxes alone, with sizes
+and matrices in the order (x, y).
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ __all__ = ["Visible", "boxes_of", "case_of", "image_of", "move_boxes", "visible_
 
 
 class Visible(NamedTuple):
-    """What is left of some boxes in a frame.
+    """Boxes that remain in a frame.
 
     Args:
         boxes: `(M, 4)`, cut at the edge.
-        kept: `(N,)` bool, which of the boxes these are.
+        kept: `(N,)` bool, True for the boxes that remain.
     """
 
     boxes: Tensor
@@ -52,13 +52,13 @@ def move_boxes(boxes: Tensor, gain: tuple[float, float], shift: tuple[float, flo
 
 
 def visible_boxes(boxes: Tensor, size: tuple[int, int], *, min_visible: float = 0.1, min_side: float = 2.0) -> Visible:
-    """Cut boxes at the edge of a frame and drop those of which too little is left.
+    """Cut boxes at the edge of a frame and drop those with too little area left.
 
-    A box stays when at least a share `min_visible` of its area lies in the frame and, cut, it is at least
+    A box is kept if at least a share `min_visible` of its area lies in the frame and, after cutting, it is at least
     `min_side` pixels wide and high.
 
     Args:
-        boxes: `(N, 4)`, x1 y1 x2 y2 in pixels of the frame, of any place.
+        boxes: `(N, 4)`, x1 y1 x2 y2 in pixels of the frame; they may lie outside of it.
         size: `(H, W)` of the frame.
         min_visible: see above.
         min_side: see above.
@@ -76,34 +76,34 @@ def visible_boxes(boxes: Tensor, size: tuple[int, int], *, min_visible: float = 
 
 
 def boxes_of(item: Mapping[Any, Any], key: str) -> Tensor:
-    """Boxes of an item as a plain float32 tensor `(N, 4)`.
+    """Return the boxes of an item as a plain float32 tensor `(N, 4)`.
 
     Raises:
-        ValueError: naming key and case, for another shape or a box that is not finite or has no area.
+        ValueError: naming key and case, if the shape is another, or a box is not finite or has no area.
     """
     boxes = torch.as_tensor(item[key]).as_subclass(Tensor).float()
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"'{key}' of {case_of(item)} must be boxes (N, 4), found shape {tuple(boxes.shape)}.")
+        raise ValueError(f"'{key}' of {case_of(item)} must be boxes (N, 4), got shape {tuple(boxes.shape)}")
     # NaN fails the comparison as well.
     if not bool(((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1)).all()):
         raise ValueError(
-            f"'{key}' of {case_of(item)} must be x1 y1 x2 y2 with x1 < x2 and y1 < y2, found {boxes.tolist()}."
+            f"'{key}' of {case_of(item)} must be x1 y1 x2 y2 with x1 < x2 and y1 < y2, got {boxes.tolist()}"
         )
     return boxes
 
 
 def image_of(item: Mapping[Any, Any], key: str) -> Tensor:
-    """Image of an item as a plain float32 tensor `(C, H, W)`.
+    """Return the image of an item as a plain float32 tensor `(C, H, W)`.
 
     Raises:
-        ValueError: naming key and case, for another shape.
+        ValueError: naming key and case, if the shape is another.
     """
     image = torch.as_tensor(item[key]).as_subclass(Tensor).float()
     if image.ndim != 3 or 0 in image.shape:
-        raise ValueError(f"'{key}' of {case_of(item)} must be an image (C, H, W), found shape {tuple(image.shape)}.")
+        raise ValueError(f"'{key}' of {case_of(item)} must be an image (C, H, W), got shape {tuple(image.shape)}")
     return image
 
 
 def case_of(item: Mapping[Any, Any]) -> str:
-    """What messages call an item."""
+    """Name of an item in messages."""
     return f"case {item['case']!r}" if "case" in item else "an item"

@@ -1,4 +1,4 @@
-"""Images of any shape in a frame of one size, undistorted, boxes along with them, and the way back."""
+"""Images of any shape in a frame of one size, without distortion, together with their boxes; and the inverse."""
 
 from __future__ import annotations
 
@@ -16,29 +16,31 @@ from monai_amat.tasks.detection.transforms.boxes import boxes_of, image_of, move
 __all__ = ["GREY", "Letterboxd", "boxes_to_native"]
 
 GREY = 114 / 255
-"""What YOLO's frames are filled with."""
+"""Fill value of the frames of YOLO."""
 
 
 class Letterboxd(Transform):
-    r"""Scale the image until it fits the frame, centre it, and fill up with grey.
+    r"""Scale the image to fit the frame, centre it, and fill the rest with grey.
 
-    One gain for both axes, taken exactly even where it leaves no whole number of pixels, so that boxes are where the
-    image is:
+    Both axes have the same gain, which is applied exactly, even if the result is not a whole number of pixels, so that
+    boxes and image agree:
 
-    .. math:: x' = gain \cdot x + pad_{left}, \qquad y' = gain \cdot y + pad_{top}.
+    $$
+    x' = gain \cdot x + pad_{left}, \qquad y' = gain \cdot y + pad_{top}.
+    $$
 
-    Shrinking is anti-aliased.
+    Images are shrunk with anti-aliasing.
 
     Args:
         size: `(H, W)` of the frame.
         image_key: the image `(C, H, W)`.
-        box_key: its boxes `(N, 4)`; an item without them is taken as it is, for inference.
-        letterbox_key: where gain, left and top padding go, `(3,)` float32; see `boxes_to_native`.
-        size_key: where the size `(H, W)` of the image before goes, `(2,)` int64.
+        box_key: its boxes `(N, 4)`; an item may have none, as at inference.
+        letterbox_key: key of the output `(3,)` float32: gain, left and top padding; see `boxes_to_native`.
+        size_key: key of the output `(2,)` int64: size `(H, W)` of the image before.
         fill: value of the padding.
 
     Raises:
-        ValueError: for a frame without pixels; on an image so narrow that nothing of it would be left.
+        ValueError: if the frame has no pixels, or an image is so narrow that no pixel of it would remain.
 
     Example:
         >>> item = {"image": torch.ones(3, 480, 640), "boxes": torch.tensor([[0.0, 0.0, 640.0, 240.0]])}
@@ -58,7 +60,7 @@ class Letterboxd(Transform):
     ) -> None:
         self.size = tuple(int(n) for n in size)
         if len(self.size) != 2 or min(self.size) < 1:
-            raise ValueError(f"size must be (H, W) of a frame with pixels, found {tuple(size)}.")
+            raise ValueError(f"size must be (H, W) of a frame with pixels, got {tuple(size)}")
         self.image_key = image_key
         self.box_key = box_key
         self.letterbox_key = letterbox_key
@@ -66,17 +68,17 @@ class Letterboxd(Transform):
         self.fill = fill
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item with image and boxes in the frame."""
+        """Return the item with image and boxes in the frame."""
         item = dict(data)
         image = image_of(item, self.image_key)
         native = image.shape[1:]
         gain = min(frame / side for frame, side in zip(self.size, native, strict=True))
-        # A trifle more, so that 479.99999 pixels are not cut down to 479.
+        # Slightly more, so that 479.99999 pixels are not rounded down to 479.
         height, width = (math.floor(side * gain * (1 + 1e-9)) for side in native)
         if min(height, width) < 1:
             raise ValueError(
-                f"'{self.image_key}' of {native[0]}x{native[1]} pixels has nothing left in a frame of "
-                f"{self.size[0]}x{self.size[1]}."
+                f"'{self.image_key}' must keep at least one pixel along each axis in a frame of "
+                f"{self.size[0]}x{self.size[1]}, got {native[0]}x{native[1]} pixels; use a larger frame"
             )
         scaled = _scaled(image, gain, (height, width))
         top, left = ((frame - side) // 2 for frame, side in zip(self.size, (height, width), strict=True))
@@ -91,18 +93,18 @@ class Letterboxd(Transform):
 
 
 def boxes_to_native(boxes: Tensor, letterbox: Tensor, native_size: Tensor | Sequence[int] | None = None) -> Tensor:
-    """The way back of `Letterboxd`: boxes in the frame, such as a network's detections, in native pixels.
+    """Invert `Letterboxd`: convert boxes in the frame, such as detections of a network, to native pixels.
 
     Args:
-        boxes: `(N, 4 or more)`, x1 y1 x2 y2 first; what follows (score, class) stays as it is.
+        boxes: `(N, 4 or more)`, x1 y1 x2 y2 first; further columns (score, class) are kept.
         letterbox: gain, left and top padding `(3,)`.
-        native_size: `(H, W)` of the image, to cut the boxes at its edge; not cut by default.
+        native_size: `(H, W)` of the image, to cut boxes at its edge; None does not cut.
 
     Returns:
         `(N, 4 or more)`.
 
     Raises:
-        ValueError: for other shapes.
+        ValueError: if a shape is another.
 
     Example:
         >>> found = torch.tensor([[10.0, 30.0, 110.0, 90.0, 0.9, 2.0]])
@@ -111,8 +113,7 @@ def boxes_to_native(boxes: Tensor, letterbox: Tensor, native_size: Tensor | Sequ
     """
     if boxes.ndim != 2 or boxes.shape[1] < 4 or letterbox.shape != (3,):
         raise ValueError(
-            f"expected boxes (N, 4 or more) and a letterbox (3,), found {tuple(boxes.shape)} and "
-            f"{tuple(letterbox.shape)}."
+            f"expected boxes (N, 4 or more) and a letterbox (3,), got {tuple(boxes.shape)} and {tuple(letterbox.shape)}"
         )
     gain, left, top = (float(number) for number in letterbox)
     corners = (boxes[:, :4] - boxes.new_tensor([left, top, left, top])) / gain
@@ -124,17 +125,17 @@ def boxes_to_native(boxes: Tensor, letterbox: Tensor, native_size: Tensor | Sequ
 
 
 def _scaled(image: Tensor, gain: float, size: tuple[int, int]) -> Tensor:
-    """The image times `gain`, to the last whole pixel: `(C, *size)`."""
+    """Scale the image by `gain`, up to the last whole pixel: `(C, *size)`."""
     if gain < 1:
         factor = gain * (1 + 1e-9)
         scaled = F.interpolate(
             image[None], scale_factor=(factor, factor), mode="bilinear", antialias=True, recompute_scale_factor=False
         )[0]
     else:
-        # F.interpolate leaves an axis alone that keeps its number of pixels, though it ought to grow by half a one.
+        # F.interpolate does not scale an axis that keeps its number of pixels, even if it should grow by half a pixel.
         y, x = (after / (gain * before) for after, before in zip(size, image.shape[1:], strict=True))
         theta = image.new_tensor([[x, 0.0, x - 1], [0.0, y, y - 1]])
         grid = F.affine_grid(theta[None], [1, len(image), *size], align_corners=False)
         scaled = F.grid_sample(image[None], grid, mode="bilinear", padding_mode="border", align_corners=False)[0]
-    # Rounding must not leave the range: attacks refuse inputs outside of theirs.
+    # Rounding must not leave the range, because attacks refuse inputs outside of their range.
     return scaled.clamp(float(image.min()), float(image.max()))

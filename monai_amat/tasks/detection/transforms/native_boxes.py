@@ -1,4 +1,4 @@
-"""What a detector found in its frame, in the pixels of the image as it is stored."""
+"""Detections from the frame of a network to the pixels of the stored image."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["BoxesToNatived"]
 
 
 class BoxesToNatived(MapTransform):
-    """Undo `Letterboxd` on boxes, cut them at the image's edge, drop what lay outside.
+    """Invert `Letterboxd` on boxes, cut them at the edge of the image, and drop boxes outside of it.
 
     Args:
         keys: detections `(n, 4 or more)`, x1 y1 x2 y2 first, in pixels of the frame.
@@ -25,7 +25,7 @@ class BoxesToNatived(MapTransform):
         allow_missing_keys: skip keys that an item does not have.
 
     Raises:
-        KeyError: on an item that was not letterboxed.
+        KeyError: if an item was not letterboxed.
 
     Example:
         >>> item = {
@@ -49,11 +49,13 @@ class BoxesToNatived(MapTransform):
         self.size_key = size_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item with its boxes in native pixels."""
+        """Return the item with its boxes in native pixels."""
         item = dict(data)
         for key in (self.letterbox_key, self.size_key):
             if key not in item:
-                raise KeyError(f"the item has no {key!r}: letterbox the image with Letterboxd, which leaves it")
+                raise KeyError(
+                    f"BoxesToNatived needs {key!r}, which Letterboxd adds, got an item with {sorted(map(str, item))}"
+                )
         letterbox, size = (
             torch.as_tensor(item[key]).as_subclass(Tensor).cpu() for key in (self.letterbox_key, self.size_key)
         )

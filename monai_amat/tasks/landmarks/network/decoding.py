@@ -1,4 +1,4 @@
-"""From heat maps and offset maps to landmarks: the hottest pixels vote."""
+"""Landmarks from heat maps and offset maps, by a vote of the hottest pixels."""
 
 from __future__ import annotations
 
@@ -12,34 +12,34 @@ __all__ = ["decode_landmarks"]
 
 
 def decode_landmarks(pred: Tensor, radius: float) -> Tensor:
-    r"""Landmarks by the offset vote of the multi-task U-Net (Yao et al. 2020), to the sub-pixel.
+    r"""Decode landmarks by the offset vote of the multi-task U-Net (Yao et al. 2020), with sub-pixel precision.
 
     For each landmark the `int(π·R²)` hottest pixels, as many as the disc has, vote for pixel + offset·R. The landmark
-    is in the pixel with the most votes; pixel i reaches from i - 0.5 to i + 0.5, and votes outside the image or not
-    finite are void. The authors return that pixel; here it is the mean of the votes that fell in it, so that the maps
-    of a landmark decode to the landmark itself.
+    lies in the pixel with the most votes; pixel i reaches from i - 0.5 to i + 0.5, and votes that are not finite or
+    fall outside of the image do not count. The authors return that pixel; this function returns the mean of the votes
+    in it, so that the maps of a landmark decode to the landmark itself.
 
-    Every tie is broken: pixels of the same heat vote in their order (row by row); of pixels with the same number of
-    votes the hottest wins, then the first. The same maps give the same landmarks on every run, alone or in any batch.
+    Every tie is broken: among equally hot pixels the first vote (row by row); among pixels with equally many votes the
+    hottest wins, then the first. The same maps give the same landmarks in every run, alone or in any batch.
 
-    A heat map without a peak gives NaN, with a warning: all its values are the same, one is not finite, or not a single
-    vote is valid. A point drawn from such a map would be an accident.
+    A heat map without a peak gives NaN, with a warning: if all its values are equal, one is not finite, or no vote is
+    valid.
 
     Args:
-        pred: `(B, 3·L, H, W)`: L heat maps (logits; any increasing function of them decodes to the same), L offset
-            maps along y, L along x, as `MultiTaskUNet` gives them.
-        radius: R in pixels, at least 1: that of the maps that the network was trained on.
+        pred: `(B, 3·L, H, W)`: L heat maps (logits; any increasing function of them gives the same), L offset
+            maps along y, L along x, as `MultiTaskUNet` returns them.
+        radius: R in pixels, at least 1: the radius of the maps in training.
 
     Returns:
         `(B, L, 2)` in pixels, (y, x), pixel centres at integers, float32 (float64 if `pred` is), without gradient.
 
     Raises:
-        ValueError: for maps of another shape, or a radius below 1.
+        ValueError: if the maps have another shape, or the radius is below 1.
 
     Example:
         >>> pred = torch.zeros(1, 3, 8, 8)
         >>> pred[0, 0, 3, 4] = 5.0  # the hottest pixel …
-        >>> pred[0, 1:, 3, 4] = torch.tensor([0.125, -0.25])  # … says: a little below, a little to the left
+        >>> pred[0, 1:, 3, 4] = torch.tensor([0.125, -0.25])  # … votes for a point a little below and to the left
         >>> decode_landmarks(pred, radius=1.0)
         tensor([[[3.1250, 3.7500]]])
     """
@@ -82,7 +82,7 @@ def decode_landmarks(pred: Tensor, radius: float) -> Tensor:
 
 def _hottest(heat: Tensor, count: int) -> Tensor:
     """Indices `(B, L, count)` of the largest of `(B, L, pixels)`, ascending; of equal ones the first."""
-    # topk alone leaves open which of several equal values it takes.
+    # topk does not define which of several equal values it returns.
     least = heat.topk(count, dim=-1).values[..., -1:]
     above, level = heat > least, heat == least
     room = count - above.sum(-1, keepdim=True)
@@ -91,5 +91,5 @@ def _hottest(heat: Tensor, count: int) -> Tensor:
 
 
 def _cell(position: Tensor, valid: Tensor, size: int) -> Tensor:
-    """The pixel that a valid position is in, along one axis; the far edge of the image belongs to its last pixel."""
+    """Pixel of a valid position along one axis; the far edge of the image belongs to the last pixel."""
     return torch.floor(torch.where(valid, position, 0.0) + 0.5).long().clamp(max=size - 1)

@@ -17,27 +17,27 @@ __all__ = ["MultiTaskUNet"]
 class MultiTaskUNet(nn.Module):
     """Multi-task U-Net (section 3.2; Yao et al. 2020): a heat map and two offset maps for every landmark.
 
-    The encoder is VGG19 without normalisation, whose five maps are those after its max-pools (strides 2 to 32). The
-    decoder goes up by bilinear interpolation to the size of the next map, concatenation, and two times 3x3 convolution,
-    BatchNorm and ReLU. There is no map of full size, so that its last step, from stride 2 to the image, is the same
-    without concatenation. A 1x1 convolution makes the output. Images need not be divisible by 32: each step goes up to
-    the very size of the map (or image) it meets; they must have 32 pixels at least.
+    The encoder is VGG19 without normalisation; its five maps follow its max-pools (strides 2 to 32). Each step of the
+    decoder interpolates to the size of the next map (bilinear), concatenates, and applies 3x3 convolution, BatchNorm
+    and ReLU twice. The last step, from stride 2 to the image, has no map to concatenate. A 1x1 convolution gives the
+    output. Image sizes need not be divisible by 32, because each step interpolates to the exact size of the next map or
+    image; they must be at least 32 pixels.
 
-    BatchNorm couples the samples of a training batch; see `monai_amat.engines.halves` for what that means for a
-    doubled batch, and what can be done about it. The network can be scripted and traced.
+    BatchNorm couples the samples of a training batch; `monai_amat.engines.halves` describes the effect on a doubled
+    batch, and the remedies. The network can be scripted and traced.
 
     Args:
         landmarks: number of landmarks L; 19 in the cephalograms of ISBI 2015.
-        in_channels: image channels; 3, the grey image repeated, for VGG19's own weights.
-        encoder_features: channels of the encoder's five stages; the default is VGG19's.
+        in_channels: image channels; 3 (the grey image repeated) for the weights of VGG19.
+        encoder_features: channels of the five stages of the encoder; by default those of VGG19.
         decoder_features: channels at strides 16, 8, 4, 2 and 1.
-        width: factor on all channels; 1/8 makes a network for a CPU.
-        encoder_weights: file of pretrained VGG19 weights, see `load_vgg19`; without
-            it the weights are drawn from torch's global generator.
+        width: factor on all channels; 1/8 gives a network for a CPU.
+        encoder_weights: file of pretrained VGG19 weights, see `load_vgg19`; if None, weights are drawn from torch's
+            global generator.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it does not fit, or a setting is out of range.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file does not fit, or a setting is out of range.
 
     Example:
         >>> network = MultiTaskUNet(landmarks=4, width=1 / 16)
@@ -57,11 +57,11 @@ class MultiTaskUNet(nn.Module):
     ) -> None:
         super().__init__()
         if landmarks < 1:
-            raise ValueError(f"landmarks must be at least 1, but is {landmarks}.")
+            raise ValueError(f"landmarks must be at least 1, got {landmarks}")
         if len(decoder_features) != len(encoder_features):
             raise ValueError(
                 f"decoder_features must have one entry for each of the {len(encoder_features)} stages of the encoder, "
-                f"but are {tuple(decoder_features)}."
+                f"got {tuple(decoder_features)}"
             )
         down, up = _scaled(encoder_features, width), _scaled(decoder_features, width)
         self.encoder = VGG19Encoder(in_channels=in_channels, features=down)
@@ -75,7 +75,7 @@ class MultiTaskUNet(nn.Module):
         self.head = nn.Conv2d(up[-1], 3 * landmarks, 1)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Heat maps and offsets.
+        """Predict heat maps and offsets.
 
         Args:
             image: `(B, in_channels, H, W)`, at least 32 pixels along each axis; -1 to 1 for cephalograms.
@@ -85,13 +85,13 @@ class MultiTaskUNet(nn.Module):
             order of `landmark_maps`.
 
         Raises:
-            ValueError: for a smaller image.
+            ValueError: if the image is smaller.
         """
-        # A trace would freeze the answer, and warn of it.
+        # A trace would fix the result of the comparison, with a warning.
         if not torch.jit.is_tracing() and min(image.shape[-2], image.shape[-1]) < 32:
             raise ValueError(
-                f"images need 32 pixels along each axis for five poolings, got {image.shape[-2]}x{image.shape[-1]}: "
-                "use larger images"
+                f"image must have at least 32 pixels along each axis for five poolings, got {image.shape[-2]}x"
+                f"{image.shape[-1]}; use larger images"
             )
         maps = self.encoder(image)
         deep = maps[-1]
@@ -103,12 +103,12 @@ class MultiTaskUNet(nn.Module):
 
 def _scaled(features: Sequence[int], width: float) -> list[int]:
     if not 0 < width < float("inf"):
-        raise ValueError(f"width must be finite and greater than 0, but is {width}.")
+        raise ValueError(f"width must be finite and greater than 0, got {width}")
     return [max(1, round(channels * width)) for channels in features]
 
 
 def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
-    """Twice 3x3 convolution, BatchNorm and ReLU; BatchNorm's shift makes a bias of the convolution useless."""
+    """3x3 convolution, BatchNorm and ReLU, twice; the shift of BatchNorm replaces the bias of the convolution."""
     layers: list[nn.Module] = []
     for channels in (inputs, outputs):
         layers += [
@@ -120,5 +120,5 @@ def _convolutions(inputs: int, outputs: int) -> nn.Sequential:
 
 
 def _enlarged(deep: Tensor, like: Tensor) -> Tensor:
-    """Interpolated to the height and width of another map, edges of pixels (not their centres) on one another."""
+    """Interpolate to the height and width of another map, with the outer edges aligned."""
     return functional.interpolate(deep, size=like.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""The convolutional part of VGG19 as an encoder: a map after each max-pool, weights in torchvision's layout."""
+"""The convolutional part of VGG19 as an encoder: a map after each max-pool, weights as in torchvision."""
 
 from __future__ import annotations
 
@@ -18,19 +18,20 @@ VGG19_CONVOLUTIONS = (2, 2, 4, 4, 4)
 
 
 class VGG19Encoder(nn.Sequential):
-    """VGG19 without its classifier and without normalisation, giving the map after each of its five max-pools.
+    """VGG19 without classifier and normalisation; it returns the map after each of its five max-pools.
 
     Its layers are numbered as in torchvision's `vgg19().features` (convolutions 0, 2, 5, 7, 10, …, 34), so that state
-    dicts go from one to the other, see `load_vgg19`. Without pretrained weights it starts from He's normal
-    initialisation over the outputs: torch's own shrinks the signal at every layer, and after sixteen without
-    normalisation nothing of the image would be left.
+    dicts are interchangeable, see `load_vgg19`. Without pretrained weights it starts from He's normal initialisation
+    with
+    `fan_out`: the default of torch shrinks the signal in every layer, and after sixteen layers without normalisation
+    almost none of it would remain.
 
     Args:
         in_channels: image channels.
         features: channels of the five stages.
 
     Raises:
-        ValueError: for another number of stages.
+        ValueError: if the number of stages is another.
 
     Example:
         >>> encoder = VGG19Encoder(features=(2, 4, 8, 8, 8))
@@ -40,7 +41,9 @@ class VGG19Encoder(nn.Sequential):
 
     def __init__(self, *, in_channels: int = 3, features: Sequence[int] = (64, 128, 256, 512, 512)) -> None:
         if len(features) != len(VGG19_CONVOLUTIONS):
-            raise ValueError(f"VGG19 has {len(VGG19_CONVOLUTIONS)} stages, but features are {tuple(features)}.")
+            raise ValueError(
+                f"features must have {len(VGG19_CONVOLUTIONS)} entries, one per stage, got {tuple(features)}"
+            )
         layers: list[nn.Module] = []
         pools: list[int] = []
         for convolutions, width in zip(VGG19_CONVOLUTIONS, features, strict=True):
@@ -57,7 +60,7 @@ class VGG19Encoder(nn.Sequential):
                 nn.init.zeros_(layer.bias)
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Five maps `(B, features[i], H // 2^(i+1), W // 2^(i+1))` of an image `(B, in_channels, H, W)`."""
+        """Return five maps `(B, features[i], H // 2^(i+1), W // 2^(i+1))` of an image `(B, in_channels, H, W)`."""
         maps: list[Tensor] = []
         for i, layer in enumerate(self):
             image = layer(image)
@@ -70,13 +73,13 @@ def load_vgg19(encoder: VGG19Encoder, path: str | Path) -> VGG19Encoder:
     """Load pretrained weights into an encoder and return it.
 
     Args:
-        encoder: of full width; pretrained weights fit no other.
-        path: a state dict in torchvision's layout: of the whole `vgg19`, whose classifier is left aside
-            (`features.0.weight`, …), or of its `features` alone (`0.weight`, …).
+        encoder: an encoder of full width, because pretrained weights fit no other.
+        path: a state dict as torchvision has it: of the whole `vgg19` (`features.0.weight`, …; the classifier is
+            ignored), or of its `features` (`0.weight`, …).
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: when it is no such state dict, or one of other widths.
+        FileNotFoundError: if the file does not exist.
+        ValueError: if the file is not such a state dict, or has other widths.
     """
     path = Path(path)
     if not path.is_file():
@@ -89,22 +92,23 @@ def load_vgg19(encoder: VGG19Encoder, path: str | Path) -> VGG19Encoder:
     wrong = mismatches(encoder, state, whole="VGG19's features", owner="the encoder")
     if wrong:
         raise ValueError(
-            f"{path} does not fit this VGG19 encoder ({len(wrong)} differences; {'; '.join(wrong[:3])}): "
-            "expected torchvision's vgg19 (without batch norm), whole or its features alone, and an encoder of full "
-            "width for 3 channels"
+            f"{path}: expected torchvision's vgg19 (without batch norm), or its features, and an encoder of full "
+            f"width for 3 channels, got {len(wrong)} differences ({'; '.join(wrong[:3])})"
         )
     encoder.load_state_dict(state)
     return encoder
 
 
 def _read(path: Path) -> Mapping[str, Tensor]:
-    """A file's state dict, read without running code."""
+    """Read the state dict of a file without running code."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # a damaged file can fail in any way; torch's own text advises against the precaution
-        raise ValueError(f"{path} does not load with weights_only=True ({type(error).__name__})") from error
+    except Exception as error:  # a damaged file can fail in many ways; the text of torch advises to turn the check off
+        raise ValueError(
+            f"{path}: cannot be loaded with weights_only=True ({type(error).__name__}); fetch the file again"
+        ) from error
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise ValueError(f"{path} holds a {type(content).__name__}: expected a bare state dict, of tensors by name")
+        raise ValueError(f"{path}: expected a state dict (tensors by name), got {type(content).__name__}")
     return content

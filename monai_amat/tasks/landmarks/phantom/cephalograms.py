@@ -1,4 +1,4 @@
-"""Synthetic radiographs in the cephalometric challenge's layout, so that the landmark task runs without real data."""
+"""Synthetic radiographs in the layout of the challenge, to run the landmark task without real data."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from monai_amat.tasks.landmarks.phantom.skull import FRAME_MM, draw_skull
 
 __all__ = ["write_cephalogram_phantom"]
 
-# Raised whenever the same settings would draw other pixels, so that a folder of the old kind is not taken for the new.
+# Increased whenever the same settings draw other pixels, so that an older folder is not accepted as the new one.
 _VERSION = 1
-# What one reader differs from the truth by, along each axis; trained doctors differ by some five times as much.
+# Standard deviation of one reader from the truth, along each axis; that of trained doctors is about five times larger.
 _READER_MM = 0.3
 _FEWEST_SHAPE = (60, 48)
 
@@ -28,25 +28,25 @@ def write_cephalogram_phantom(
 ) -> Path:
     """Write a data set of synthetic cephalograms that `load_cephalograms` reads.
 
-    Of the images a sixth each are for validation (IDs from 151) and for testing (from 201), as the paper splits the
-    challenge's, and the rest for training (from 1); there is no Test2Data. Two readers mark each landmark of
-    `draw_skull`, each with errors of 0.3 mm along either axis. Coordinates are whole
-    native pixels of 2400 x 1935 at 0.1 mm, as in the challenge; `info.json` says so, since images are stored smaller.
+    One sixth of the images each is for validation (IDs from 151) and for testing (from 201), as in the split of the
+    paper, and the rest for training (from 1); there is no Test2Data. Two readers mark each landmark, with errors of 0.3
+    mm along each axis. Coordinates are whole native pixels of 2400 x 1935 at 0.1 mm, as in the challenge; because the
+    stored images are smaller, `info.json` gives the native size.
 
-    The folder appears in one move when it is complete. Writing the same phantom again does nothing.
+    The folder is renamed to its final name when it is complete. Writing the same phantom again does nothing.
 
     Args:
-        root: the folder to make.
+        root: the folder to create.
         images: number of images, 3 to 224.
-        size: `(H, W)` of the stored images, of the shape of 2400 x 1935, 60 x 48 or more.
-        seed: decides every pixel; image by image, so that more images of one section begin with the same ones.
+        size: `(H, W)` of the stored images, with the aspect ratio of 2400 x 1935, 60 x 48 or more.
+        seed: determines every pixel, per image, so that a larger phantom begins with the same images.
 
     Returns:
         `root` as a path.
 
     Raises:
-        ValueError: a setting is out of range.
-        FileExistsError: `root` holds something other than this very phantom; it is left as it is.
+        ValueError: if a setting is out of range.
+        FileExistsError: if `root` holds anything other than this phantom; it is not changed.
 
     Example:
         >>> import tempfile
@@ -59,8 +59,8 @@ def write_cephalogram_phantom(
     size = tuple(int(n) for n in size)
     if not 3 <= images <= 224 or len(size) != 2 or not _fits(size):
         raise ValueError(
-            "a phantom needs 3 to 224 images and a size (H, W) of 60 x 48 or more, shaped as 2400 x 1935, found "
-            f"images={images}, size={size}."
+            "a phantom needs 3 to 224 images and a size (H, W) of 60 x 48 or more with the aspect ratio of 2400 x "
+            f"1935, got images={images}, size={size}"
         )
     marker = {"version": _VERSION, "images": images, "size": list(size), "seed": seed}
     later = max(1, images // 6)
@@ -76,7 +76,7 @@ def write_cephalogram_phantom(
 
 
 def _fits(size: Sequence[int]) -> bool:
-    # Rounding to whole pixels changes the shape of the smallest by less.
+    # Rounding to whole pixels changes the aspect ratio of the smallest size by less.
     return (
         size[0] >= _FEWEST_SHAPE[0]
         and size[1] >= _FEWEST_SHAPE[1]
@@ -108,7 +108,7 @@ def _info(marker: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_image(root: Path, number: int, size: Sequence[int], rng: np.random.Generator) -> None:
-    """One image and what two readers make of it."""
+    """Write one image and the annotations of two readers."""
     image, landmarks = draw_skull(rng, size)
     files = [root / file for file in _files(number)]
     for file in files:

@@ -1,4 +1,4 @@
-"""A head from the side, as a synthetic radiograph with known landmarks."""
+"""A synthetic radiograph of a head from the side, with known landmarks."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from scipy.ndimage import gaussian_filter
 __all__ = ["FRAME_MM", "draw_skull"]
 
 FRAME_MM = (240.0, 193.5)
-"""Height and width of what the radiograph shows, as of the challenge's films."""
+"""Height and width of the radiograph, as of the films of the challenge."""
 
 # The usual abbreviations of the challenge's 19 landmarks, in its order.
 S, N, OR, PO, A, B, POG, ME, GN, GO, LI, UI, UL, LL, SN, SPOG, PNS, ANS, AR = range(19)
 
-# A mean head, x + iy in mm from the upper left corner, face to the right: in the plane complex numbers are the shortest
-# way to write points, shifts and turns.
+# A mean head, x + iy in mm from the upper left corner, face to the right. Complex numbers are the shortest notation for
+# points, shifts and rotations in the plane.
 _MEAN = np.zeros(19, dtype=np.complex128)
 _MEAN[[S, N, OR, PO, AR]] = 81 + 103j, 141 + 97j, 129 + 121j, 60 + 121j, 68 + 133j
 _MEAN[[PNS, ANS, A, UI]] = 98 + 144j, 142 + 145j, 139 + 152j, 145 + 172j
 _MEAN[[LI, B, POG, GN, ME, GO]] = 142 + 169j, 136 + 186j, 138 + 198j, 135 + 204j, 130 + 206j, 73 + 174j
 _MEAN[[SN, UL, LL, SPOG]] = 150 + 149j, 156 + 161j, 153 + 182j, 147 + 201j
 _LOWER_JAW = [B, POG, ME, GN, GO, LI, LL, SPOG]
-# What varies by itself, in mm, beside pose and jaw: small where neighbours must keep their order.
+# Independent variation in mm, in addition to pose and jaw; small where neighbours must keep their order.
 _OWN = np.full(19, 1.5)
 _OWN[[OR, GO]] = 2.0
 _OWN[[A, LI, UI, SN, ANS]] = 1.0
@@ -38,14 +38,14 @@ _OVERSAMPLING = 2
 def draw_skull(rng: np.random.Generator, size: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """Draw one head.
 
-    Each landmark sits on a structure of its own kind, as in a radiograph: in the middle of a cup (sella), on top of a
-    dark hole (porion), at the foot of a ring (orbitale), where two outlines cross (articulare), at corners, tips and
-    hollows of outlines. Pose, size, the jaw's position and every landmark vary from head to head, and so do exposure,
-    contrast and noise; a spine and a ruler are there to distract.
+    Each landmark lies on a structure of its own kind, as in a radiograph: in the middle of a cup (sella), on top of a
+    dark hole (porion), at the bottom of a ring (orbitale), at the crossing of two outlines (articulare), at corners,
+    tips and hollows of outlines. Pose, size, the position of the jaw, every landmark, exposure, contrast and noise vary
+    between heads; a spine and a ruler are distractors.
 
     Args:
-        rng: decides everything.
-        size: `(H, W)` in pixels, of the frame of 240 x 193.5 mm.
+        rng: source of all random numbers.
+        size: `(H, W)` in pixels of the frame of 240 x 193.5 mm.
 
     Returns:
         Image `(H, W)` uint8 and landmarks `(19, 2)` float64, (y, x) in mm from the frame's upper left corner.
@@ -74,7 +74,7 @@ def _head(rng: np.random.Generator) -> np.ndarray:
 
 
 def _turn(angle: float) -> complex:
-    """Factor that turns by an angle in radians, clockwise as one sees it: y points down."""
+    """Factor that rotates by an angle in radians, clockwise on the screen, because y points down."""
     return complex(np.exp(1j * angle))
 
 
@@ -83,28 +83,28 @@ class _Canvas:
 
     def __init__(self, size: Sequence[int]) -> None:
         self.size = (int(size[0]), int(size[1]))
-        # Oversampled pixels a mm, along x and along y.
+        # Oversampled pixels per mm, along x and along y.
         self._scale = self.size[1] / FRAME_MM[1] * _OVERSAMPLING, self.size[0] / FRAME_MM[0] * _OVERSAMPLING
 
     @property
     def pixels_per_mm(self) -> float:
-        """Along y."""
+        """Pixels per mm along y."""
         return self._scale[1] / _OVERSAMPLING
 
     def fill(self, outline: np.ndarray) -> np.ndarray:
-        """What lies within an outline `(n,)`."""
+        """Mask of the inside of an outline `(n,)`."""
         image, draw = self._blank()
         draw.polygon(self._place(outline), fill=255)
         return self._reduce(image)
 
     def stroke(self, line: np.ndarray, width: float = 1.2) -> np.ndarray:
-        """A line `(n,)` of `width` mm."""
+        """Mask of a line `(n,)` of `width` mm."""
         image, draw = self._blank()
         draw.line(self._place(line), fill=255, width=max(1, round(width * self._scale[1])), joint="curve")
         return self._reduce(image)
 
     def blur(self, mask: np.ndarray, width: float) -> np.ndarray:
-        """The mask, blurred by `width` mm."""
+        """Blur a mask by `width` mm."""
         return np.asarray(gaussian_filter(mask, width * self.pixels_per_mm))
 
     def _blank(self) -> tuple[Image.Image, ImageDraw.ImageDraw]:
@@ -122,14 +122,14 @@ class _Canvas:
 def _curve(points: Sequence[complex], *, closed: bool = False) -> np.ndarray:
     """A smooth line `(n,)` through points."""
     knots = np.array([*points, points[0]] if closed else points, dtype=np.complex128)
-    # By the root of the distance, which keeps a spline from overshooting where points lie close together.
+    # The root of the distance as parameter keeps the spline from overshooting where points lie close together.
     along = np.concatenate([[0.0], np.cumsum(np.sqrt(np.abs(np.diff(knots))))])
     spline = CubicSpline(along, knots, bc_type="periodic" if closed else "natural")
     return np.asarray(spline(np.linspace(0, along[-1], 24 * len(knots))))
 
 
 def _arc(centre: complex, wide: float, high: float, start: float = 0, end: float = 1) -> np.ndarray:
-    """Part of an ellipse of these half axes, from one share of a turn to another: 0 is right, a quarter down."""
+    """Part of an ellipse with these half axes, between two fractions of a turn: 0 is right, a quarter is down."""
     angle = np.linspace(start, end, 48) * 2 * np.pi
     return centre + wide * np.cos(angle) + 1j * high * np.sin(angle)
 
@@ -173,7 +173,7 @@ def _base(canvas: _Canvas, scene: np.ndarray, p: np.ndarray, rng: np.random.Gene
     front, back = p[S] + radius * (1 - 0.7j), p[S] - radius * (1 + 0.6j)
     cup = _arc(p[S], radius, radius, -0.08, 0.58)
     ahead = _curve([p[N], p[N] + (-22 + 2j), front + (12 - 3j), front])
-    # Down the clivus and over the jaw's hind border, which it crosses at articulare.
+    # Down the clivus and across the posterior border of the jaw, which it crosses at articulare.
     behind = _curve([back, back + (-6 + 9j), p[AR], p[AR] + (-9 + 12j)])
     scene = scene * (1 - 0.25 * canvas.fill(_arc(p[S], radius, radius)))
     return scene + 0.28 * np.maximum.reduce([canvas.stroke(line, 1.4) for line in (cup, ahead, behind)])

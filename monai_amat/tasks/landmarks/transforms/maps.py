@@ -1,4 +1,4 @@
-"""Heat maps and offset maps of landmarks: what a multi-task landmark network is trained on."""
+"""Heat maps and offset maps of landmarks, the training targets of a multi-task landmark network."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ __all__ = ["LandmarkMapsd", "landmark_maps"]
 
 
 def landmark_maps(landmarks: Tensor, size: Sequence[int], radius: float) -> Tensor:
-    r"""A heat map and an offset map along each axis for every landmark, exact to the sub-pixel.
+    r"""Compute a heat map and an offset map along each axis per landmark, with sub-pixel precision.
 
-    Inside the disc :math:`d < R` around the landmark, d being the distance of a pixel's centre,
+    Let d be the distance from the centre of a pixel to the landmark. Inside the disc $d < R$
 
-    .. math:: \text{heat} = \exp(-d^2 / 2R^2), \qquad \text{offset} = (\text{landmark} - \text{pixel}) / R ,
+    $$
+    \text{heat} = \exp(-d^2 / 2R^2), \qquad \text{offset} = (\text{landmark} - \text{pixel}) / R ,
+    $$
 
-    so that every pixel of the disc says where the landmark is: pixel + offset·R. Outside the disc all maps are 0; a
-    landmark that is missing (NaN) or outside the image has maps of zeros. The disc of a landmark inside the image is
-    never empty, since the nearest pixel is at most half a pixel away along each axis.
+    so that every pixel of the disc gives the landmark as pixel + offset·R. Outside of the disc all maps are 0; a
+    landmark that is missing (NaN) or outside of the image has maps of zeros. The disc of a landmark inside the image is
+    never empty, because the nearest pixel is at most half a pixel away along each axis.
 
     Args:
         landmarks: `(L, D)` in pixels, one coordinate for each of the image's D axes in their order (y, x in 2-D),
@@ -37,7 +39,7 @@ def landmark_maps(landmarks: Tensor, size: Sequence[int], radius: float) -> Tens
         axis, L along the second, and so on.
 
     Raises:
-        ValueError: for landmarks of another shape, or a radius below 1.
+        ValueError: if the landmarks have another shape, or the radius is below 1.
 
     Example:
         >>> maps = landmark_maps(torch.tensor([[1.0, 2.5]]), size=(3, 4), radius=2.0)
@@ -50,17 +52,17 @@ def landmark_maps(landmarks: Tensor, size: Sequence[int], radius: float) -> Tens
     axes = len(size)
     if landmarks.ndim != 2 or landmarks.shape[1] != axes:
         raise ValueError(
-            f"landmarks must be (L, {axes}) for an image of size {tuple(size)}, found shape {tuple(landmarks.shape)}"
+            f"landmarks must be (L, {axes}) for an image of size {tuple(size)}, got shape {tuple(landmarks.shape)}"
         )
     if not (math.isfinite(radius) and radius >= 1):
         raise ValueError(
-            f"radius must be at least 1 pixel, found {radius:g}: a smaller disc may hold no pixel; use larger images "
-            "or a larger radius"
+            f"radius must be at least 1 pixel, got {radius:g}, because a smaller disc may hold no pixel; use larger "
+            "images or a larger radius"
         )
-    # float64 until the last step: what is left of the rounding is that of the float32 result.
+    # float64 until the last step, so that only the float32 result is rounded.
     points = landmarks.as_subclass(Tensor).double()
     extent = torch.tensor([float(pixels) for pixels in size], dtype=torch.float64, device=points.device)
-    # The outermost pixels reach half a pixel beyond their centres; NaN is not inside either.
+    # The outermost pixels reach half a pixel beyond their centres; NaN is not inside.
     inside = ((points >= -0.5) & (points <= extent - 0.5)).all(dim=1)
     gaps = []
     for axis, pixels in enumerate(size):
@@ -73,23 +75,22 @@ def landmark_maps(landmarks: Tensor, size: Sequence[int], radius: float) -> Tens
 
 
 class LandmarkMapsd(MapTransform):
-    """Make the maps of an item's landmarks, see `landmark_maps`, at the size its image now has.
+    """Make the maps of the landmarks of an item (`landmark_maps`), at the present size of its image.
 
-    To be put behind every spatial transform, and behind the step that takes the landmarks along
-    (`LandmarksToImaged`).
+    Place it after all spatial transforms and after `LandmarksToImaged`, which moves the landmarks.
 
     Args:
         keys: landmarks `(L, D)` in pixels of the image; one key.
         reference_key: the image `(C, *spatial)` with D spatial axes.
-        output_key: where the maps go.
-        relative_radius: R as a share of the image's first spatial size, its height; 0.05 is the paper's (10 pixels of
-            200). Metrics must be given the same.
-        allow_missing_keys: leave an item without landmarks as it is.
+        output_key: key of the maps.
+        relative_radius: R relative to the first spatial size of the image, its height; 0.05 in the paper (10 pixels of
+            200). Metrics need the same value.
+        allow_missing_keys: return an item without landmarks unchanged.
 
     Raises:
-        KeyError: on an item without image or landmarks.
-        ValueError: for more than one key, a `relative_radius` that is not greater than 0, landmarks of another shape,
-            or an image so small that R is below 1 pixel.
+        KeyError: if an item has no image or landmarks.
+        ValueError: if there is more than one key, `relative_radius` is not greater than 0, landmarks have another
+            shape, or an image is so small that R is below 1 pixel.
 
     Example:
         >>> item = {"image": torch.zeros(3, 200, 160), "landmarks": torch.tensor([[20.5, 30.0], [99.0, 140.0]])}
@@ -108,20 +109,20 @@ class LandmarkMapsd(MapTransform):
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
-            raise ValueError(f"LandmarkMapsd makes the maps of one key, but was given {self.keys}")
+            raise ValueError(f"LandmarkMapsd needs exactly one key, got {self.keys}")
         if not (math.isfinite(relative_radius) and relative_radius > 0):
-            raise ValueError(f"relative_radius must be finite and greater than 0, but is {relative_radius}")
+            raise ValueError(f"relative_radius must be finite and greater than 0, got {relative_radius}")
         self.reference_key = reference_key
         self.output_key = output_key
         self.relative_radius = relative_radius
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item with its maps `((1 + D)·L, *spatial)`, float32."""
+        """Return the item with its maps `((1 + D)·L, *spatial)`, float32."""
         item = dict(data)
         for key in self.key_iterator(item):
             if self.reference_key not in item:
                 raise KeyError(
-                    f"LandmarkMapsd needs '{self.reference_key}', whose size the maps take, but the item has "
+                    f"LandmarkMapsd needs '{self.reference_key}' for the size of the maps, got an item with "
                     f"{sorted(map(str, item))}"
                 )
             size = tuple(item[self.reference_key].shape[1:])

@@ -1,4 +1,4 @@
-"""Points between native pixels and the pixels of an image that MONAI's spatial transforms have moved."""
+"""Conversion of points between native pixels and the pixels of an image after spatial transforms."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ __all__ = ["LandmarksToImaged", "pixel_spacing", "points_to_image", "points_to_n
 
 
 def points_to_native(points: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
-    """Points in the pixels of an image, such as a network's predictions, in native pixels.
+    """Convert points in the pixels of an image, such as predictions of a network, to native pixels.
 
     Args:
         points: `(..., L, 2)`, (y, x), pixel centres at integers; NaN stays NaN.
-        affine: of the image, `(3, 3)` or `(4, 4)`, or a batch of them `(..., 4, 4)`: image pixels to native.
+        affine: affine of the image, `(3, 3)` or `(4, 4)`, or a batch of them `(..., 4, 4)`: image pixels to native.
 
     Returns:
-        `(..., L, 2)`, of the type and on the device of `points`.
+        `(..., L, 2)`, with dtype and device of `points`.
 
     Raises:
-        ValueError: for other shapes, or an affine that is not finite or cannot be inverted.
+        ValueError: if a shape is another, or the affine is not finite or not invertible.
 
     Example:
         >>> third = torch.tensor([[3.0, 0.0, 1.0], [0.0, 3.0, 1.0], [0.0, 0.0, 1.0]])
@@ -36,7 +36,7 @@ def points_to_native(points: torch.Tensor, affine: torch.Tensor) -> torch.Tensor
 
 
 def points_to_image(points: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
-    """The way back of `points_to_native`: points in native pixels, in the pixels of an image.
+    """Convert points in native pixels to the pixels of an image, the inverse of `points_to_native`.
 
     Example:
         >>> third = torch.tensor([[3.0, 0.0, 1.0], [0.0, 3.0, 1.0], [0.0, 0.0, 1.0]])
@@ -48,20 +48,20 @@ def points_to_image(points: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_spacing(spacing: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
-    """Size in mm of an image's pixels along its axes.
+    """Compute the size in mm of the pixels of an image along its axes.
 
-    Exact for distances between points as long as the axes stay at right angles in mm: always, but for shearing and for
-    rotation after unequal scaling.
+    Distances between points are exact if the axes are at right angles in mm, which holds except after shearing or after
+    rotation of unequally scaled axes.
 
     Args:
         spacing: `(..., 2)`, mm per native pixel, (y, x).
-        affine: of the image, `(3, 3)` or `(4, 4)`, or a batch of them `(..., 4, 4)`: image pixels to native.
+        affine: affine of the image, `(3, 3)` or `(4, 4)`, or a batch of them `(..., 4, 4)`: image pixels to native.
 
     Returns:
         `(..., 2)`, mm per pixel of the image, (y, x).
 
     Raises:
-        ValueError: for other shapes, or an affine that is not finite or cannot be inverted.
+        ValueError: if a shape is another, or the affine is not finite or not invertible.
 
     Example:
         >>> pixel_spacing(torch.tensor([0.1, 0.1]), torch.diag(torch.tensor([12.0, 12.0, 1.0])))
@@ -72,28 +72,28 @@ def pixel_spacing(spacing: torch.Tensor, affine: torch.Tensor) -> torch.Tensor:
 
 
 class LandmarksToImaged(MapTransform):
-    """Put landmarks where the image now is: the last geometric step of a pipeline.
+    """Move landmarks to the pixels of the transformed image: the last geometric step of a pipeline.
 
-    Landmarks stay in native pixels while MONAI's spatial transforms (`Resized`, `RandFlipd`, `RandRotated`,
-    `RandZoomd`, `RandAffined`, padding, crops, lazily too) move the image and keep account of it in its affine.
-    This step takes them over in one go. A landmark that is missing, or has left the image, becomes NaN. Transforms
-    that are not affine (elastic ones, grid distortion) leave no trace in the affine: landmarks would stay behind.
+    Landmarks stay in native pixels while the spatial transforms of MONAI (`Resized`, `RandFlipd`, `RandRotated`,
+    `RandZoomd`, `RandAffined`, padding, crops; also lazy ones) move the image and record it in the affine. This
+    transform applies all of them at once. A landmark that is missing, or has left the image, becomes NaN. Transforms
+    that are not affine (elastic deformation, grid distortion) do not change the affine, so landmarks would stay behind.
 
-    Reduce images with `Resized(mode="area")`, which averages what becomes one pixel; where a random zoom enlarges,
-    set `mode="bilinear"` (by area, its default, the image is off by up to 0.06 pixels). `"nearest"` is half a pixel
-    beside its own affine.
+    Reduce images with `Resized(mode="area")`, which averages all pixels that become one; for a random zoom that
+    enlarges set `mode="bilinear"` (with its default, area, the image is displaced by up to 0.06 pixels). With
+    `"nearest"` the image is displaced by half a pixel from its affine.
 
     Args:
         keys: landmarks `(L, 2)`, (y, x), in native pixels, pixel centres at integers.
         reference_key: the image `(C, H, W)` whose affine maps its pixels to native ones.
         spacing_key: the spacing `(2,)` in mm per native pixel, which becomes mm per pixel of the image (see
-            `pixel_spacing`); None where there is none.
-        allow_missing_keys: skip landmarks that an item does not have; the spacing is brought up to date all the same.
+            `pixel_spacing`); None if there is no spacing.
+        allow_missing_keys: skip landmarks that an item does not have; the spacing is converted in any case.
 
     Raises:
-        KeyError: on an item without image, landmarks or spacing.
-        TypeError: on an image without metadata.
-        ValueError: on landmarks or a spacing of another shape.
+        KeyError: if an item has no image, landmarks or spacing.
+        TypeError: if the image has no metadata.
+        ValueError: if landmarks or spacing have another shape.
 
     Example:
         >>> from monai.transforms import Compose, Resized
@@ -120,42 +120,42 @@ class LandmarksToImaged(MapTransform):
         self.spacing_key = spacing_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item with its landmarks in the pixels of its image."""
+        """Return the item with its landmarks in the pixels of its image."""
         item = dict(data)
         affine, size = self._frame(item)
         for key in self.key_iterator(item):
             points = _plain(item[key])
             if points.ndim != 2 or points.shape[-1] != 2:
-                raise ValueError(f"'{key}' must be landmarks (L, 2), (y, x), found shape {tuple(points.shape)}")
+                raise ValueError(f"'{key}' must be landmarks (L, 2), (y, x), got shape {tuple(points.shape)}")
             moved = points_to_image(points, affine)
-            # The outermost pixels reach half a pixel beyond their centres; NaN is not inside either.
+            # The outermost pixels reach half a pixel beyond their centres; NaN is not inside.
             inside = ((moved >= -0.5) & (moved <= size - 0.5)).all(dim=-1, keepdim=True)
             item[key] = torch.where(inside, moved, torch.nan)
         if self.spacing_key is not None:
             if self.spacing_key not in item:
                 raise KeyError(
-                    f"LandmarksToImaged needs '{self.spacing_key}', but the item has {sorted(map(str, item))}; "
-                    "without a spacing, set spacing_key=None"
+                    f"LandmarksToImaged needs '{self.spacing_key}', got an item with {sorted(map(str, item))}; set "
+                    "spacing_key=None if there is no spacing"
                 )
             spacing = _plain(item[self.spacing_key])
             if spacing.shape != (2,):
                 raise ValueError(
-                    f"'{self.spacing_key}' must be (2,), mm per native pixel, found shape {tuple(spacing.shape)}"
+                    f"'{self.spacing_key}' must be (2,), mm per native pixel, got shape {tuple(spacing.shape)}"
                 )
             item[self.spacing_key] = pixel_spacing(spacing, affine)
         return item
 
     def _frame(self, item: Mapping[Any, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-        """The image's affine, and its size `(2,)`."""
+        """Affine and size `(2,)` of the image."""
         if self.reference_key not in item:
-            raise KeyError(f"LandmarksToImaged needs '{self.reference_key}', but the item has {sorted(map(str, item))}")
+            raise KeyError(f"LandmarksToImaged needs '{self.reference_key}', got an item with {sorted(map(str, item))}")
         image = item[self.reference_key]
         if not isinstance(image, MetaTensor):
             raise TypeError(
-                f"'{self.reference_key}' is a {type(image).__name__} without an affine, so nobody knows where it was "
-                "moved: load it by LoadCephalogramd and leave monai.data.set_track_meta(True)"
+                f"'{self.reference_key}' must be a MetaTensor, whose affine records how it was moved, got "
+                f"{type(image).__name__}; load it with LoadCephalogramd and keep monai.data.set_track_meta(True)"
             )
-        # Pending operations of lazy transforms count as done: they will be.
+        # Pending operations of lazy transforms count as done.
         return image.peek_pending_affine(), torch.as_tensor([int(n) for n in image.peek_pending_shape()[-2:]])
 
 
@@ -169,10 +169,10 @@ def _planar(points: torch.Tensor, affine: torch.Tensor) -> tuple[torch.Tensor, t
     """In-plane part of an affine, float64: `(..., 2, 2)` and `(..., 1, 2)`."""
     matrix = torch.as_tensor(affine).as_subclass(torch.Tensor).to(points.device, torch.float64)
     if matrix.ndim < 2 or matrix.shape[-2:] not in ((3, 3), (4, 4)):
-        raise ValueError(f"affine must be (3, 3) or (4, 4), or a batch of these, found shape {tuple(matrix.shape)}")
+        raise ValueError(f"affine must be (3, 3) or (4, 4), or a batch of these, got shape {tuple(matrix.shape)}")
     if points.shape[-1:] != (2,):
-        raise ValueError(f"points must be (..., L, 2), (y, x), found shape {tuple(points.shape)}")
+        raise ValueError(f"points must be (..., L, 2), (y, x), got shape {tuple(points.shape)}")
     turn, shift = matrix[..., :2, :2], matrix[..., :2, -1].unsqueeze(-2)
     if not (bool(torch.isfinite(matrix).all()) and bool((torch.linalg.det(turn) != 0).all())):
-        raise ValueError(f"affine must be finite and invertible, found {matrix.tolist()}")
+        raise ValueError(f"affine must be finite and invertible, got {matrix.tolist()}")
     return turn, shift

@@ -1,4 +1,4 @@
-"""What a landmark network says, as points in native pixels."""
+"""Predictions of a landmark network as points in native pixels."""
 
 from __future__ import annotations
 
@@ -16,22 +16,21 @@ __all__ = ["PredictedLandmarksd"]
 
 
 class PredictedLandmarksd(MapTransform):
-    """Decode predicted maps and take the points to the pixels that the image had before anything was done to it.
+    """Decode predicted maps and convert the points to native pixels.
 
-    For the postprocessing of an evaluator, after its batch is taken apart.
+    Use it in the postprocessing of an evaluator, which runs per sample.
 
     Args:
         keys: predicted maps `(C, H, W)`, which become landmarks `(L, 2)`, (y, x) in native pixels.
-        decode: landmarks `(B, L, 2)` of a batch of maps, in their pixels, such as
-            `functools.partial(decode_landmarks, radius=10.0)`; NaN for one that is not found.
-        reference_key: the image that the network was given, of the size of the maps, whose affine maps its pixels to
-            native ones.
-        allow_missing_keys: leave an item without prediction as it is.
+        decode: function from a batch of maps to landmarks `(B, L, 2)` in their pixels, such as
+            `functools.partial(decode_landmarks, radius=10.0)`; NaN for a landmark that is not found.
+        reference_key: the input of the network, with the size of the maps, whose affine maps its pixels to native ones.
+        allow_missing_keys: return an item without prediction unchanged.
 
     Raises:
-        KeyError: on an item without image.
-        TypeError: on an image without metadata.
-        ValueError: on maps of another size than the image.
+        KeyError: if an item has no image.
+        TypeError: if the image has no metadata.
+        ValueError: if maps and image differ in size.
 
     Example:
         >>> import torch
@@ -55,23 +54,23 @@ class PredictedLandmarksd(MapTransform):
         self.reference_key = reference_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """The item with points in the place of maps."""
+        """Return the item with points instead of maps."""
         item = dict(data)
         for key in self.key_iterator(item):
             if self.reference_key not in item:
                 raise KeyError(
-                    f"PredictedLandmarksd needs '{self.reference_key}', but the item has {sorted(map(str, item))}"
+                    f"PredictedLandmarksd needs '{self.reference_key}', got an item with {sorted(map(str, item))}"
                 )
             image, maps = item[self.reference_key], item[key]
             if not isinstance(image, MetaTensor):
                 raise TypeError(
-                    f"'{self.reference_key}' is a {type(image).__name__} without an affine, so nobody knows where its "
-                    "pixels lie: load it by LoadCephalogramd and leave monai.data.set_track_meta(True)"
+                    f"'{self.reference_key}' must be a MetaTensor, whose affine gives the place of its pixels, got "
+                    f"{type(image).__name__}; load it with LoadCephalogramd and keep monai.data.set_track_meta(True)"
                 )
             if maps.shape[1:] != image.shape[1:]:
                 raise ValueError(
-                    f"'{key}' {tuple(maps.shape)} and '{self.reference_key}' {tuple(image.shape)} differ in size: give "
-                    "the image that the network saw"
+                    f"'{key}' and '{self.reference_key}' must have one size, got {tuple(maps.shape)} and "
+                    f"{tuple(image.shape)}; give the input of the network as reference_key"
                 )
             points = self.decode(maps.as_subclass(Tensor)[None])[0]
             item[key] = points_to_native(points, image.affine)

@@ -1,4 +1,4 @@
-"""Medical Segmentation Decathlon folders: what `dataset.json` lists, the paper's split, and checked volumes."""
+"""Folders of the Medical Segmentation Decathlon: content of `dataset.json`, split of the paper, checked volumes."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Case:
 
 
 class Decathlon:
-    """What the `dataset.json` of a Decathlon-style folder says, checked against the files by name.
+    """Content of the `dataset.json` of a Decathlon-style folder; all listed files must exist.
 
-    Voxels are not read here, so a missing file is reported at once instead of after minutes of loading;
-    `check_case` looks at the voxels. Channels may be listed as `modality` (Decathlon) or `channel_names`
+    Voxels are not read, so that a missing file is reported at once instead of after minutes of loading;
+    `check_case` reads the voxels. Channels may be listed as `modality` (Decathlon) or `channel_names`
     (nnU-Net), labels as `{"1": "anterior"}` or `{"anterior": 1}`.
 
     Args:
@@ -51,8 +51,8 @@ class Decathlon:
         cases: the training cases, sorted by name.
 
     Raises:
-        FileNotFoundError: no folder, no `dataset.json`, or a listed image or label is not there.
-        ValueError: `dataset.json` is not valid JSON, lacks a key, or lists something unusable.
+        FileNotFoundError: if the folder, `dataset.json`, or a listed image or label does not exist.
+        ValueError: if `dataset.json` is not valid JSON, lacks a key, or has an unusable value.
 
     Example:
         >>> import tempfile
@@ -73,8 +73,8 @@ class Decathlon:
         listed = content.get("numTraining", len(self.cases))
         if listed != len(self.cases):
             warnings.warn(
-                f"{self._file}: 'numTraining' is {listed!r} but 'training' lists {len(self.cases)} cases; "
-                "the list is used.",
+                f"{self._file}: 'numTraining' is {listed!r}, but there are {len(self.cases)} training cases; all of "
+                "them are used",
                 stacklevel=2,
             )
 
@@ -90,37 +90,35 @@ class Decathlon:
 
     def _read(self) -> dict[str, Any]:
         if not self.root.is_dir():
-            raise FileNotFoundError(
-                f"{self.root}: no such folder; expected a Decathlon folder with dataset.json in it."
-            )
+            raise FileNotFoundError(f"{self.root}: no such folder; expected a Decathlon folder with dataset.json in it")
         if not self._file.is_file():
             raise FileNotFoundError(
-                f"{self._file}: not found; expected the Decathlon layout (dataset.json, imagesTr/, labelsTr/)."
+                f"{self._file}: not found; expected the Decathlon layout (dataset.json, imagesTr/, labelsTr/)"
             )
         try:
-            content = json.loads(self._file.read_text(encoding="utf-8-sig"))  # Windows marks UTF-8
+            content = json.loads(self._file.read_text(encoding="utf-8-sig"))  # Windows writes a byte-order mark
         except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-            raise ValueError(f"{self._file}: not valid JSON: {error}.") from error
+            raise ValueError(f"{self._file}: not valid JSON: {error}") from error
         if not isinstance(content, dict):
-            raise ValueError(f"{self._file}: expected a JSON object, found {type(content).__name__}.")
+            raise ValueError(f"{self._file}: expected a JSON object, got {type(content).__name__}")
         return content
 
     def _channels(self, content: dict[str, Any]) -> tuple[str, ...]:
         channels = content.get("modality", content.get("channel_names"))
         if channels is None:
-            raise ValueError(f"{self._file}: missing key 'modality' (or 'channel_names'), the names of the channels.")
+            raise ValueError(f"{self._file}: missing key 'modality' (or 'channel_names'), the names of the channels")
         if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))} or not channels:
             raise ValueError(
-                f"{self._file}: the channels must be an object with the keys '0', '1', ..., found {channels!r}."
+                f"{self._file}: the channels must be an object with the keys '0', '1', ..., got {channels!r}"
             )
         return tuple(str(channels[str(i)]) for i in range(len(channels)))
 
     def _labels(self, content: dict[str, Any]) -> dict[int, str]:
         if "labels" not in content:
-            raise ValueError(f"{self._file}: missing key 'labels', the names of the classes.")
+            raise ValueError(f"{self._file}: missing key 'labels', the names of the classes")
         labels = content["labels"]
         try:
-            if all(isinstance(value, int) for value in labels.values()):  # nnU-Net's order: name first
+            if all(isinstance(value, int) for value in labels.values()):  # the order of nnU-Net: name first
                 by_value = {value: name for name, value in labels.items()}
             else:
                 by_value = {int(value): str(name) for value, name in labels.items()}
@@ -128,27 +126,27 @@ class Decathlon:
             by_value = {}
         if len(by_value) < 2 or len(by_value) != len(labels) or set(by_value) != set(range(len(by_value))):
             raise ValueError(
-                f"{self._file}: 'labels' must name the values 0 (background), 1, ... without a gap, found {labels!r}."
+                f"{self._file}: 'labels' must name the values 0 (background), 1, ... without a gap, got {labels!r}"
             )
         for value, name in by_value.items():
             if str(name).strip().lower() == "ignore":
                 raise ValueError(
-                    f"{self._file}: label {value} is nnU-Net's 'ignore', for voxels that nobody annotated; here every "
-                    "voxel is learnt and scored. Annotate them, or leave out the cases that have some, and take it off "
-                    "'labels'."
+                    f"{self._file}: label {value} is 'ignore', which nnU-Net uses for voxels without annotation, but "
+                    "here every voxel is trained on and scored; annotate these voxels or leave out their cases, and "
+                    "remove the label from 'labels'"
                 )
         return dict(sorted(by_value.items()))
 
     def _cases(self, content: dict[str, Any]) -> tuple[Case, ...]:
         if "training" not in content:
-            raise ValueError(f"{self._file}: missing key 'training', the list of images and labels.")
+            raise ValueError(f"{self._file}: missing key 'training', the list of images and labels")
         entries = content["training"]
         if not isinstance(entries, list) or not entries:
-            raise ValueError(f"{self._file}: 'training' must be a list with at least one case, found {entries!r}.")
+            raise ValueError(f"{self._file}: 'training' must be a list with at least one case, got {entries!r}")
         cases = sorted((self._case(entry) for entry in entries), key=lambda case: case.name)
         repeated = [name for name, count in Counter(case.name for case in cases).items() if count > 1]
         if repeated:
-            raise ValueError(f"{self._file}: 'training' lists {repeated[0]!r} more than once; names must be unique.")
+            raise ValueError(f"{self._file}: 'training' lists {repeated[0]!r} more than once; names must be unique")
         return tuple(cases)
 
     def _case(self, entry: object) -> Case:
@@ -156,21 +154,21 @@ class Decathlon:
         for key in ("image", "label"):
             if not isinstance(entry, dict) or not isinstance(entry.get(key), str):
                 raise ValueError(
-                    f"{self._file}: each entry of 'training' needs an 'image' and a 'label', found {entry!r}: "
-                    f"the {key} is missing."
+                    f"{self._file}: each entry of 'training' needs an 'image' and a 'label', got {entry!r} without "
+                    f"{key}"
                 )
             paths[key] = self.root / entry[key]
             if paths[key].name.startswith("._"):
                 raise ValueError(
-                    f"{self._file}: 'training' lists {entry[key]}, which macOS leaves beside a file when it packs one "
-                    "(AppleDouble), no volume: take the entry off the list."
+                    f"{self._file}: expected volumes in 'training', got {entry[key]}, which macOS adds to archives "
+                    "(AppleDouble) and which is not a volume; remove the entry"
                 )
         name = paths["image"].name.removesuffix(".gz").removesuffix(".nii")
         for key, path in paths.items():
             if not path.is_file():
                 raise FileNotFoundError(
-                    f"{path}: the {key} of case {name!r} is listed in {self._file} but is not there; "
-                    "restore the file or take the case off the list."
+                    f"{path}: no such file, but {self._file} lists it as the {key} of case {name!r}; restore the "
+                    "file or remove the case from the list"
                 )
         return Case(name, paths["image"], paths["label"])
 
@@ -182,7 +180,7 @@ class Split:
     Attributes:
         train: training cases.
         validation: first third of the held-out fold.
-        test: the rest of the held-out fold.
+        test: the other cases of the held-out fold.
     """
 
     train: tuple[str, ...]
@@ -193,20 +191,20 @@ class Split:
 def split(names: Sequence[str], fold: int = 0, n_splits: int = 5, seed: int = 12345) -> Split:
     """Split case names as the paper does.
 
-    nnU-Net's shuffled k-fold over the sorted names, the validation fold cut at `len // 3` into validation and test:
-    20 names give 16/1/3, 260 give 208/17/35 (the paper's Heart and Hippocampus).
+    This is the shuffled k-fold split of nnU-Net over the sorted names; the held-out fold is cut at `len // 3` into
+    validation and test: 20 names give 16/1/3, 260 give 208/17/35 (Heart and Hippocampus in the paper).
 
     Args:
         names: case names, in any order.
-        fold: which fold is held out, from 0 to `n_splits - 1`.
+        fold: number of the held-out fold, from 0 to `n_splits - 1`.
         n_splits: number of folds.
-        seed: of the shuffling.
+        seed: seed of the shuffling.
 
     Returns:
         The names of each section, sorted.
 
     Raises:
-        ValueError: names repeat, the fold does not exist, or a section would be empty.
+        ValueError: if names repeat, the fold does not exist, or a section would be empty.
 
     Example:
         >>> parts = split([f"case_{i:02d}" for i in range(20)])
@@ -215,15 +213,15 @@ def split(names: Sequence[str], fold: int = 0, n_splits: int = 5, seed: int = 12
     """
     ordered = sorted(names)
     if len(set(ordered)) != len(ordered):
-        raise ValueError(f"case names must be unique, found {len(ordered)} names of which {len(set(ordered))} differ.")
+        raise ValueError(f"case names must be unique, got {len(ordered)} names of which {len(set(ordered))} differ")
     if n_splits < 2 or not 0 <= fold < n_splits:
-        raise ValueError(f"fold must be in 0 ... n_splits - 1 with n_splits >= 2, found fold {fold} of {n_splits}.")
-    # Three held-out cases are the fewest whose first third is not empty; KFold gives the first folds the larger share.
+        raise ValueError(f"fold must be in 0 ... n_splits - 1 with n_splits >= 2, got fold {fold} of {n_splits}")
+    # At least three held-out cases, so that their first third is not empty; KFold makes the first folds larger.
     if len(ordered) // n_splits + (fold < len(ordered) % n_splits) < 3:
-        advice = f"or n_splits={len(ordered) // 3} at most" if len(ordered) >= 6 else "and n_splits=2 needs 6"
+        advice = f"or at most n_splits={len(ordered) // 3}" if len(ordered) >= 6 else "or at least 6 and n_splits=2"
         raise ValueError(
-            f"{len(ordered)} cases in {n_splits} folds leave an empty split: the held-out fold must hold at least 3 "
-            f"cases, one for validation and two for test. Use {3 * n_splits} cases or more, {advice}."
+            f"the held-out fold must hold at least 3 cases, one for validation and two for test, got {len(ordered)} "
+            f"cases in {n_splits} folds; use at least {3 * n_splits} cases, {advice}"
         )
     train, held_out = list(KFold(n_splits, shuffle=True, random_state=seed).split(ordered))[fold]
     held = [ordered[i] for i in held_out]
@@ -232,7 +230,7 @@ def split(names: Sequence[str], fold: int = 0, n_splits: int = 5, seed: int = 12
 
 
 def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTensor, MetaTensor]:
-    """Load one case and refuse whatever would spoil a training later.
+    """Load one case and refuse whatever would fail or mislead in training.
 
     Args:
         case: the case to load.
@@ -240,12 +238,12 @@ def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTens
         channels: number of channels the image must have.
 
     Returns:
-        Image `(channels, x, y, z)` and label `(1, x, y, z)`, both float32, in the order the files store them.
+        Image `(channels, x, y, z)` and label `(1, x, y, z)`, both float32, in the axis order of the files.
 
     Raises:
-        ValueError: a file cannot be read; the image has another number of channels, a NaN or infinite voxel, or a
-            constant channel (which cannot be z-scored); the label has another shape, other axes or spacings, or a value
-            outside the classes. The message names the file.
+        ValueError: naming the file, if it cannot be read; if the image has another number of channels, a NaN or
+            infinite voxel, or a constant channel (which cannot be z-scored); if the label has another shape, other axes
+            or spacings, or a value outside the classes.
 
     Example:
         >>> import tempfile
@@ -258,18 +256,18 @@ def check_case(case: Case, *, num_classes: int, channels: int) -> tuple[MetaTens
     """
     image, label = load_volume(case.image), load_volume(case.label)
     if image.shape[0] != channels:
-        raise ValueError(f"{case.image}: expected {channels} channel(s), found {image.shape[0]}.")
+        raise ValueError(f"{case.image}: expected {channels} channel(s), got {image.shape[0]}")
     if label.shape != (1, *image.shape[1:]):
         raise ValueError(
-            f"{case.label}: label and image must be of one shape, found {tuple(label.shape[1:])} for the label, "
-            f"{tuple(image.shape[1:])} for {case.image.name}."
+            f"{case.label}: label and image must have one shape, got {tuple(label.shape[1:])} for the label, "
+            f"{tuple(image.shape[1:])} for {case.image.name}"
         )
     check_voxels(image, case.image)
     valid = (label >= 0) & (label < num_classes) & (label == label.round())  # false for NaN as well
     if not bool(valid.all()):
         raise ValueError(
             f"{case.label}: label values must be integers from 0 to {num_classes - 1} (the classes of dataset.json), "
-            f"found {torch.unique(label[~valid])[:5].tolist()}."
+            f"got {torch.unique(label[~valid])[:5].tolist()}"
         )
     compare_grids(case.image, case.label)
     return image, label

@@ -1,4 +1,4 @@
-"""nnU-Net's foreground oversampling as one fixed sampling weight a slice."""
+"""Foreground oversampling of nnU-Net as one fixed sampling weight per slice."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ __all__ = ["oversampled_weights"]
 
 
 def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.33) -> list[float]:
-    """Probability with which nnU-Net (version 1, the paper's) would draw each slice.
+    r"""Compute the probability with which nnU-Net (version 1, as in the paper) draws each slice.
 
-    With probability `1 - fraction`: a case, then one of its slices, both uniformly. With probability `fraction`:
-    a case, one of its foreground classes, then one of the `n(k)` slices of the case that hold this class `k`, all
-    three uniformly::
+    With probability `1 - fraction` nnU-Net draws a case, then one of its slices, both uniformly. With probability
+    `fraction` it draws a case, one of its foreground classes, then one of the slices of the case that hold this class,
+    all uniformly. With N cases, $S$ slices in the case, its classes $K$, and $n_k$ slices with class k,
 
-        w(s) = (1 - fraction) / (cases * slices of the case)
-             + fraction / cases * mean over the case's classes k of [s holds k] / n(k)
+    $$
+    w_s = \frac{1 - fraction}{N S} + \frac{fraction}{N |K|} \\sum_{k \\in K} \frac{[s \text{ holds } k]}{n_k} .
+    $$
 
-    A case without foreground is drawn uniformly in both. nnU-Net fixes the forced share of each batch; as weights the
-    share holds in expectation, and a slice's weight does not depend on the batch it falls into.
+    Slices of a case without foreground are drawn uniformly in both ways. nnU-Net fixes the number of forced slices in
+    each batch; with weights the share holds in expectation, and the weight of a slice does not depend on its batch.
 
     Args:
-        items: slices as `load_slices` returns them: `case` and `label` are read.
-        fraction: share of draws that must hold foreground, from 0 (cases equally often) to 1.
+        items: slices from `load_slices`; `case` and `label` are used.
+        fraction: share of draws that must hold foreground, from 0 to 1.
 
     Returns:
-        One weight a slice, in the order of `items`; they sum to 1.
+        One weight per slice, in the order of `items`; the sum is 1.
 
     Raises:
-        ValueError: no items, or `fraction` outside 0 to 1.
+        ValueError: if there are no items, or `fraction` is out of range.
 
     Example:
         >>> import torch
@@ -41,9 +42,9 @@ def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.
         [0.1333..., 0.4333..., 0.4333...]
     """
     if not items:
-        raise ValueError("there are no slices to weigh: expected at least one item.")
+        raise ValueError("items must hold at least one slice, got none")
     if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be from 0 to 1, found {fraction}.")
+        raise ValueError(f"fraction must be from 0 to 1, got {fraction}")
     rows = defaultdict(list)
     for index, item in enumerate(items):
         rows[item["case"]].append(index)
@@ -57,7 +58,7 @@ def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.
 
 
 def _classes(labels: list[np.ndarray]) -> np.ndarray:
-    """Whether each slice holds each foreground class of the case, `(slices, classes)` bool."""
+    """Presence of each foreground class of the case in each slice, `(slices, classes)` bool."""
     present = [np.bincount(label.astype(np.int64).ravel())[1:] > 0 for label in labels]
     table = np.zeros((len(labels), max(map(len, present))), dtype=bool)
     for row, found in zip(table, present, strict=True):

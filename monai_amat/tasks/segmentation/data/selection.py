@@ -1,4 +1,4 @@
-"""Which slices a run works on."""
+"""Selection of the slices that a run uses."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ __all__ = ["balanced_subset"]
 
 
 def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: int = 0) -> list[dict[str, Any]]:
-    """As many foreground slices of every volume as possible, `count` in all; all slices for None.
+    """Choose `count` foreground slices, as evenly from all volumes as possible; all slices if `count` is None.
 
-    Strong attacks are slow, and slices of one volume are alike: a few of each volume say more than all of some. Where
-    fewer than `count` slices have foreground all of those are taken, with a warning.
+    Strong attacks are slow and slices of one volume are similar, so a few slices of each volume are more informative
+    than all slices of some. If fewer than `count` slices have foreground, all of these are used, with a warning.
 
     Args:
         slices: items of `load_slices`.
-        count: how many to keep.
-        seed: decides which.
+        count: number of slices to keep.
+        seed: seed of the choice.
 
     Returns:
-        The chosen slices in their old order.
+        The chosen slices in their original order.
 
     Raises:
-        ValueError: when `count` is not positive, or no slice has foreground.
+        ValueError: if `count` is not positive, or no slice has foreground.
 
     Example:
         >>> items = [{"case": case, "slice": i, "classes": "1"} for case in "ab" for i in range(9)]
@@ -38,11 +38,13 @@ def balanced_subset(slices: list[dict[str, Any]], count: int | None, *, seed: in
         return slices
     with_foreground = [i for i, item in enumerate(slices) if item["classes"]]
     if count < 1 or not with_foreground:
-        raise ValueError(f"a subset of {count} slices was asked for, but {len(with_foreground)} have foreground")
+        raise ValueError(
+            f"a subset needs count >= 1 and slices with foreground, got count={count} and {len(with_foreground)} "
+            "such slices"
+        )
     if count > len(with_foreground):
         warnings.warn(
-            f"a subset of {count} slices was asked for, but {len(with_foreground)} have foreground: all of those are "
-            "taken.",
+            f"expected {count} slices with foreground, got {len(with_foreground)}; all of these are used",
             stacklevel=2,
         )
     by_case: dict[str, list[int]] = {}

@@ -1,4 +1,4 @@
-"""The 2-D slices of a Decathlon folder as a list of small dictionaries, ready for a MONAI data set."""
+"""The 2-D slices of a Decathlon folder as a list of dictionaries for a MONAI data set."""
 
 from __future__ import annotations
 
@@ -35,41 +35,41 @@ def load_slices(
     channels: int | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
-    """Load one section of a Decathlon folder, checked, z-scored and cut into slices.
+    """Load one section of a Decathlon folder: check, z-score and cut its volumes into slices.
 
-    Each volume is z-scored per channel over all its voxels (nnU-Net's rule for MRI) and cut along the axis of largest
-    spacing (`SlicePlane`). The order is fixed: cases by name, slices from
-    the first on, so a slice's place in the list is a stable sample ID. At inference `SlicePlaned`, `PlaneSpacingd`
-    and `NormalizeIntensityd(channel_wise=True)` do the same to a whole volume.
+    Each volume is z-scored per channel over all its voxels (the rule of nnU-Net for MRI) and cut along the axis of
+    largest spacing (`SlicePlane`). Cases are sorted by name and slices by index, so the index of a slice in the list is
+    a stable sample ID. At inference `SlicePlaned`, `PlaneSpacingd` and `NormalizeIntensityd(channel_wise=True)` do the
+    same to a whole volume.
 
     Args:
         root: folder with `dataset.json`.
-        section: which cases of `split`, or `"all"` without a split.
-        fold: which fold is held out.
+        section: section of `split`, or `"all"` for all cases.
+        fold: number of the held-out fold.
         n_splits: number of folds; fewer for small data sets.
-        limit: only the first so many cases of the section.
-        slice_step: only every `slice_step`-th slice, beginning with the first.
-        spacing: resample every slice to this spacing along H and W in mm, labels a class at a time; None keeps the
-            pixels as they are.
-        num_classes: classes, background included, that `dataset.json` must list; None takes any number.
-        channels: image channels that it must list; None takes any number.
+        limit: keep only the first `limit` cases of the section.
+        slice_step: keep only every `slice_step`-th slice, beginning with the first.
+        spacing: resample every slice to this spacing along H and W in mm, labels class by class; None does not
+            resample.
+        num_classes: number of classes, background included, that `dataset.json` must list; None accepts any number.
+        channels: number of image channels that it must list; None accepts any number.
         progress: show how many volumes are read.
 
     Returns:
-        One dictionary a slice, of plain tensors that share no memory with each other:
+        One dictionary per slice, of plain tensors that share no memory:
 
         - `image`: `(channels, H, W)` float32, mean 0 and standard deviation 1 over the volume;
         - `label`: `(1, H, W)` uint8;
         - `case`: name of the case;
         - `slice`: index along the slicing axis of the stored volume;
-        - `classes`: the foreground classes in this slice, joined by commas (`""`, `"2"`, `"1,2"`): a string,
-          because slices with none, one and two classes collate into one batch;
-        - `spacing`: `"2x2"` for example, where slices are resampled: part of what a data set is known by, so that
-          thresholds and margins of one resolution are refused at another.
+        - `classes`: the foreground classes in this slice, joined by commas (`""`, `"2"`, `"1,2"`); a string, so that
+          slices with different numbers of classes collate into one batch;
+        - `spacing`: for example `"2x2"`, only if slices are resampled; it is part of the fingerprint of the data set,
+          so that thresholds and margins of one resolution are refused at another.
 
     Raises:
-        FileNotFoundError: folder, `dataset.json` or a listed file is missing.
-        ValueError: a setting is out of range, the section would be empty, a class occurs in none of the training
+        FileNotFoundError: if the folder, `dataset.json` or a listed file is missing.
+        ValueError: if a setting is out of range, the section would be empty, a class occurs in none of the training
             slices, or a case fails `check_case`.
 
     Example:
@@ -82,7 +82,7 @@ def load_slices(
         (['case', 'classes', 'image', 'label', 'slice'], 'phantom_000', torch.float32)
     """
     if (limit is not None and limit < 1) or slice_step < 1:
-        raise ValueError(f"limit and slice_step must be at least 1, found limit={limit}, slice_step={slice_step}.")
+        raise ValueError(f"limit and slice_step must be at least 1, got limit={limit}, slice_step={slice_step}")
     data = Decathlon(root)
     for what, wanted, found in (
         ("classes (background included)", num_classes, data.num_classes),
@@ -90,14 +90,14 @@ def load_slices(
     ):
         if wanted not in (None, found):
             raise ValueError(
-                f"{data.root / 'dataset.json'} lists {found} {what}, but {wanted} are expected here; "
-                "use the data set that the bundle was made for, or set its number"
+                f"{data.root / 'dataset.json'}: expected {wanted} {what}, got {found}; use the data "
+                "set that the bundle was made for, or change the number"
             )
     cases = _section(data, section, fold, n_splits)[:limit]
     resample = PlaneSpacing(spacing)
     slices: list[dict[str, Any]] = []
     tracked = get_track_meta()
-    set_track_meta(True)  # the slicing axis follows from the affine, whatever the training transforms keep of it
+    set_track_meta(True)  # the slicing axis follows from the affine
     try:
         for case in track(cases, title=f"{data.root.name} {section}", units="volumes", show=progress):
             image, label = check_case(case, num_classes=data.num_classes, channels=data.num_channels)
@@ -113,7 +113,7 @@ def _section(data: Decathlon, section: str, fold: int, n_splits: int) -> tuple[C
     if section == "all":
         return data.cases
     if section not in ("train", "validation", "test"):
-        raise ValueError(f"section must be 'train', 'validation', 'test' or 'all', found {section!r}.")
+        raise ValueError(f"section must be 'train', 'validation', 'test' or 'all', got {section!r}")
     try:
         names = getattr(split([case.name for case in data.cases], fold, n_splits), section)
     except ValueError as error:
@@ -122,14 +122,14 @@ def _section(data: Decathlon, section: str, fold: int, n_splits: int) -> tuple[C
 
 
 def _check_classes(slices: list[dict[str, Any]], data: Decathlon, cases: int) -> None:
-    """Refuse to train on a class that is never seen: it could not be learnt, and every score would average over it."""
+    """Refuse a class without training slices: it cannot be learnt, and every score would average over it."""
     seen = {value for item in slices for value in item["classes"].split(",")}
     missing = [f"{value} ({name})" for value, name in data.labels.items() if value and str(value) not in seen]
     if missing:
         raise ValueError(
-            f"{data.root}: class {', '.join(missing)} of dataset.json occurs in none of the {len(slices)} training "
-            f"slices ({cases} cases): train on more of them (limit, slice_step), choose another fold, or take the "
-            "class off 'labels'."
+            f"{data.root}: expected each class of dataset.json in the training slices, got none with class "
+            f"{', '.join(missing)} among {len(slices)} slices ({cases} cases); train on more of them (limit, "
+            "slice_step), choose another fold, or remove the class from 'labels'"
         )
 
 
@@ -141,15 +141,15 @@ def _cut(
     if resample.spacing is not None:
         stored = turned["image"]
         turned["image"] = resample(stored)
-        # A channel a class: label values are names, between which there is nothing to interpolate. The image's affine
-        # counts, as for the slicing axis.
+        # One channel per class, because label values must not be interpolated. The affine of the image counts, as for
+        # the slicing axis.
         onehot = one_hot(turned["label"].as_tensor()[None], num_classes)[0]
         turned["label"] = resample(MetaTensor(onehot, affine=stored.affine)).argmax(0, keepdim=True)
     volume = convert_to_tensor(NormalizeIntensity(channel_wise=True)(turned["image"]), track_meta=False)
     truth = convert_to_tensor(turned["label"], track_meta=False).to(torch.uint8)
     return [
         {
-            # A clone, because copying or sending a view would carry the whole volume along.
+            # A clone, because copying or sending a view would copy or send the whole volume.
             "image": volume[..., i].clone(memory_format=torch.contiguous_format),
             "label": truth[..., i].clone(memory_format=torch.contiguous_format),
             "case": case.name,

@@ -1,4 +1,4 @@
-"""Whether a volume that somebody wants segmented can be, and whether a label lies where its image does."""
+"""Reading and checking volumes: headers, voxels, and whether image and label share a grid."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 __all__ = ["check_header", "check_volume", "check_voxels", "compare_grids", "load_volume"]
 
-# nibabel and gzip report a broken file in as many ways as there are places to break it.
+# nibabel and gzip report a broken file by different exceptions.
 _BROKEN = (OSError, EOFError, zlib.error, ValueError)
 
 PathLike = TypeVar("PathLike", str, Path)
 
-# What differs by more is another grid, in degrees and as a share of a spacing; the rest is a scanner's rounding.
+# Largest differences, in degrees and relative to a spacing, that are rounding; larger ones are another grid.
 _SAME_ANGLE = 1.0
 _SAME_SPACING = 1e-2
-# Volume of the cell that an affine's axes span, brought to length 1: 1 for right angles, 0 for axes in one plane.
+# Volume of the cell spanned by the normalised axes of an affine: 1 for right angles, 0 for axes in one plane.
 _FLAT = 1e-6
 
 
 def check_volume(image: torch.Tensor, *, channels: int) -> torch.Tensor:
-    """Return a loaded volume as it is, once it is sure that a network can make something of it.
+    """Check a loaded volume before inference, and return it unchanged.
 
-    Without it a volume of other channels fails somewhere inside the network, and one with a NaN comes back as
-    background, since the z-score turns all of it to NaN.
+    Without this check, a volume with another number of channels fails inside the network, and a volume with a NaN is
+    segmented as background, because the z-score turns all its voxels to NaN.
 
     Args:
-        image: `(C, x, y, z)`; a MetaTensor knows the file it came from.
-        channels: channels that the network takes.
+        image: `(C, x, y, z)`; messages name the file if it is a MetaTensor.
+        channels: number of input channels of the network.
 
     Raises:
-        ValueError: naming the file, for another number of channels or dimensions, a voxel that is not finite, or a
-            constant channel.
+        ValueError: naming the file, if the number of channels or dimensions is another, a voxel is not finite, or a
+            channel is constant.
 
     Example:
         >>> tuple(check_volume(torch.rand(1, 8, 6, 4), channels=1).shape)
@@ -49,43 +49,44 @@ def check_volume(image: torch.Tensor, *, channels: int) -> torch.Tensor:
         >>> check_volume(torch.rand(2, 8, 6, 4), channels=1)
         Traceback (most recent call last):
             ...
-        ValueError: the volume: expected 1 channel(s) of three dimensions, found (2, 8, 6, 4)
+        ValueError: the volume: expected 1 channel(s) of three dimensions, got (2, 8, 6, 4)
     """
     name = image.meta.get("filename_or_obj", "the volume") if isinstance(image, MetaTensor) else "the volume"
     if image.ndim != 4 or len(image) != channels:
-        raise ValueError(f"{name}: expected {channels} channel(s) of three dimensions, found {tuple(image.shape)}")
+        raise ValueError(f"{name}: expected {channels} channel(s) of three dimensions, got {tuple(image.shape)}")
     check_voxels(image, name)
     return image
 
 
 def check_voxels(image: torch.Tensor, name: object) -> None:
-    """Refuse voxels that a z-score makes nothing of.
+    """Refuse voxels that cannot be z-scored.
 
     Args:
         image: `(C, x, y, z)`.
-        name: what an error calls it.
+        name: name of the volume in messages.
 
     Raises:
-        ValueError: for a voxel that is not finite, or a constant channel.
+        ValueError: if a voxel is not finite, or a channel is constant.
     """
     bad = int((~torch.isfinite(image)).sum())
     if bad:
-        raise ValueError(f"{name}: {bad} voxel(s) are NaN or infinite; every voxel must be finite.")
+        raise ValueError(f"{name}: every voxel must be finite, got {bad} that are NaN or infinite; replace them")
     for channel, voxels in enumerate(image):
         if voxels.amax() == voxels.amin():
             raise ValueError(
-                f"{name}: channel {channel} is constant ({float(voxels.amax()):g}): there is no image in it."
+                f"{name}: channel {channel} must not be constant, got {float(voxels.amax()):g} everywhere; replace "
+                "the volume"
             )
 
 
 def check_header(path: PathLike) -> PathLike:
-    """Return the path of a NIfTI volume as it is, once its header is one that something can be made of.
+    """Check the header of a NIfTI volume, and return its path unchanged.
 
-    Voxels are not read, so that a folder of volumes is looked through at once instead of while it is worked on.
+    Voxels are not read, so that a whole folder is checked quickly before work on it starts.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: naming the file, when it is no NIfTI volume, holds colours or complex numbers, or its affine has no
+        FileNotFoundError: if the file does not exist.
+        ValueError: naming the file, if it is not a NIfTI volume, holds colours or complex numbers, or its affine has no
             inverse.
     """
     try:
@@ -95,15 +96,17 @@ def check_header(path: PathLike) -> PathLike:
     except (*_BROKEN, ImageFileError, HeaderDataError, HeaderTypeError) as error:
         raise _unreadable(path, error) from error
     if not isinstance(volume, nib.Nifti1Image):  # Nifti2Image is one too
-        raise ValueError(f"{path}: is no NIfTI volume, but {type(volume).__name__}; convert it.")
+        raise ValueError(f"{path}: expected a NIfTI volume, got {type(volume).__name__}; convert it")
     kind = volume.get_data_dtype()
     if kind.names is not None or kind.kind == "c":
         what = "complex numbers" if kind.names is None else "colours"
-        raise ValueError(f"{path}: holds {what}, not grey values; store each part as a channel, along a fourth axis.")
+        raise ValueError(f"{path}: expected grey values, got {what}; store each part as a channel, along a fourth axis")
     axes = np.asarray(volume.affine, dtype=np.float64)[:3, :3]
     lengths = np.linalg.norm(axes, axis=0)
     if not (np.isfinite(axes).all() and lengths.min() > 0 and abs(np.linalg.det(axes / lengths)) > _FLAT):
-        raise ValueError(f"{path}: its affine has no inverse: {np.round(axes, 6).tolist()}. Mend the header.")
+        raise ValueError(
+            f"{path}: expected an affine with an inverse, got {np.round(axes, 6).tolist()}; correct the header"
+        )
     return path
 
 
@@ -111,8 +114,8 @@ def load_volume(path: Path) -> MetaTensor:
     """Read one NIfTI file as `(channels, x, y, z)` float32.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: naming the file, for what `check_header` refuses, voxels that cannot be read, or other
+        FileNotFoundError: if the file does not exist.
+        ValueError: naming the file, if `check_header` refuses it, its voxels cannot be read, or it does not have three
             dimensions.
     """
     check_header(path)
@@ -121,29 +124,29 @@ def load_volume(path: Path) -> MetaTensor:
     except (*_BROKEN, RuntimeError) as error:
         raise _unreadable(path, error) from error
     if volume.ndim != 4 or 0 in volume.shape:
-        raise ValueError(f"{path}: expected a volume of three dimensions, channels aside, found {tuple(volume.shape)}.")
+        raise ValueError(f"{path}: expected a volume of three dimensions and channels, got {tuple(volume.shape)}")
     return volume
 
 
 def _unreadable(path: str | Path, error: BaseException) -> ValueError:
-    reason = (str(error).splitlines() or [""])[0]  # MONAI's text quotes the traceback of every reader it tried
+    reason = (str(error).splitlines() or [""])[0]  # the text of MONAI quotes the traceback of every reader
     return ValueError(
         f"{path}: cannot be read as NIfTI, corrupt or truncated ({type(error).__name__}: {reason}); fetch the file "
-        "again."
+        "again"
     )
 
 
 def compare_grids(image: Path, label: Path) -> None:
-    """Refuse a label whose voxels lie in another order or at other distances than its image's.
+    """Refuse a label whose axes or spacings differ from those of its image.
 
-    They are taken in pairs as the files hold them, so one of both would be learnt in the wrong place. Small differences
-    and shifts, which headers have of rounding and of anonymising, are a warning.
+    Voxels of image and label are paired in the order of the files, so a label on another grid would be learnt in the
+    wrong place. Small differences and shifts, from rounding or anonymisation of headers, give a warning.
 
     Raises:
-        ValueError: naming both files and how they lie, where directions differ by more than 1 degree or spacings by
-            more than 1 %.
+        ValueError: naming both files and their axes, if directions differ by more than 1 degree or spacings by more
+            than 1 %.
     """
-    # nibabel's reading, as viewers have it: MONAI's is another where a header has two matrices that disagree.
+    # The affine of nibabel, as in viewers; that of MONAI differs if the two matrices of a header disagree.
     own, other = (_affine(path) for path in (image, label))
     if np.allclose(own, other, atol=1e-2):
         return
@@ -152,13 +155,14 @@ def compare_grids(image: Path, label: Path) -> None:
     angle = float(np.degrees(np.arccos(np.clip(cosines, -1, 1))).max())
     if angle > _SAME_ANGLE or not np.allclose(spacings[0], spacings[1], rtol=_SAME_SPACING, atol=0):
         raise ValueError(
-            f"{label}: lies otherwise in space than its image {image}: axes {_described(other)} for the label, "
-            f"{_described(own)} for the image, up to {angle:.1f} degrees apart; voxels are taken in pairs as the files "
-            "hold them. Where both headers are right bring the label on the image's grid, with "
-            "nibabel.processing.resample_from_to(label, (image.shape[:3], image.affine), order=0); where one is wrong "
-            "give it the other's affine."
+            f"{label}: expected the grid of its image {image}, {_described(own)}, got {_described(other)}, up to "
+            f"{angle:.1f} degrees apart; voxels are paired in the order of the files. If both headers are right, "
+            "resample the label: nibabel.processing.resample_from_to(label, (image.shape[:3], image.affine), "
+            "order=0); if one is wrong, copy the affine of the other"
         )
-    warnings.warn(f"{label}: its affine differs from that of {image.name}, which is used.", stacklevel=3)
+    warnings.warn(
+        f"{label}: its affine differs slightly from that of {image.name}; the affine of the image is used", stacklevel=3
+    )
 
 
 def _affine(path: Path) -> np.ndarray:
@@ -167,7 +171,7 @@ def _affine(path: Path) -> np.ndarray:
 
 
 def _described(affine: np.ndarray) -> str:
-    """Such as `RAS of 1 x 1 x 3 mm`."""
+    """Text such as `RAS of 1 x 1 x 3 mm`."""
     codes: Any = nib.aff2axcodes(affine)
     lengths = np.linalg.norm(affine[:3, :3], axis=0)
     return f"{''.join(codes)} of {' x '.join(f'{mm:.4g}' for mm in lengths)} mm"

@@ -1,4 +1,4 @@
-"""A 2-D plan out of the `nnUNetPlans.json` that nnU-Net version 2 wrote."""
+"""Reading a 2-D plan from the `nnUNetPlans.json` of nnU-Net version 2."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ _CONFIGURATION = "2d"
 def read_plans(path: str | Path) -> Plan2D:
     """Read the configuration `2d` of a plans file.
 
-    Both forms of version 2 are understood: the network under `architecture` (from 2.4 on) or beside `patch_size`.
-    It must be the plain U-Net of two 3x3 convolutions a resolution, which is what
-    `nnunet_2d` builds.
+    Both forms of version 2 are supported: the network under `architecture` (from 2.4) or next to `patch_size`. The
+    network must be the plain U-Net with two 3x3 convolutions per resolution, which `nnunet_2d` builds.
 
     Args:
         path: the JSON file.
 
     Raises:
-        FileNotFoundError: when there is no such file.
-        ValueError: naming the file and the key, for version 1's pickles, for what is no plans file, and for networks
-            that this package does not build.
+        FileNotFoundError: if the file does not exist.
+        ValueError: naming the file and the key, for pickles of version 1, for files that are not plans, and for
+            networks that this package does not build.
 
     Example:
         >>> import tempfile
@@ -42,20 +41,20 @@ def read_plans(path: str | Path) -> Plan2D:
     file = Path(path)
     if file.suffix == ".pkl":
         raise ValueError(
-            f"{file}: plans of nnU-Net version 1 are pickles, which run code when they are read; give version 2's "
-            "nnUNetPlans.json, or leave the plans out and let the data set be planned."
+            f"{file}: expected nnUNetPlans.json of nnU-Net version 2, got a pickle of version 1, which would run "
+            "code when read; give a JSON file, or no plans, so that the data set is planned here"
         )
     if not file.is_file():
-        raise FileNotFoundError(f"{file}: no such plans file; expected nnU-Net's nnUNetPlans.json.")
+        raise FileNotFoundError(f"{file}: no such plans file; expected nnUNetPlans.json of nnU-Net")
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:  # JSONDecodeError and UnicodeDecodeError
-        raise ValueError(f"{file}: not valid JSON: {error}.") from error
+        raise ValueError(f"{file}: not valid JSON: {error}") from error
     return _Reader(file, content).plan()
 
 
 class _Reader:
-    """The configuration, with an error that names file and key for whatever is amiss."""
+    """Reads the configuration; errors name the file and the key."""
 
     def __init__(self, file: Path, content: Any) -> None:
         self.file = file
@@ -66,7 +65,7 @@ class _Reader:
 
     def error(self, key: str, expected: str, found: Any) -> ValueError:
         what = "nothing" if found is None else repr(found)
-        return ValueError(f"{self.file}: {key} must be {expected}, found {what}.")
+        return ValueError(f"{self.file}: {key} must be {expected}, got {what}")
 
     def plan(self) -> Plan2D:
         place = f"configurations#{_CONFIGURATION}"
@@ -78,17 +77,17 @@ class _Reader:
         schemes = self.values.get("normalization_schemes", [])
         if any(scheme != "ZScoreNormalization" for scheme in schemes):
             warnings.warn(
-                f"{self.file}: {place}#normalization_schemes is {schemes}; here every channel is z-scored over its "
-                "volume.",
+                f"{self.file}: {place}#normalization_schemes is {schemes}; this package z-scores every channel over "
+                "its volume instead",
                 stacklevel=3,
             )
         strides, features = self._network(place)
         poolings = (sum(h == 2 for h, _ in strides), sum(w == 2 for _, w in strides))
-        # As nnunet_2d builds it: an axis with fewer poolings takes them first.
+        # As in nnunet_2d: an axis with fewer poolings has them first.
         if strides != [(2 if i < poolings[0] else 1, 2 if i < poolings[1] else 1) for i in range(len(strides))]:
             raise self.error(
                 f"{place}: strides",
-                "[1, 1] and then poolings by 2, of an axis with fewer of them first",
+                "[1, 1], then poolings by 2, where an axis with fewer poolings has them first",
                 [list(pair) for pair in strides],
             )
         for axis in (0, 1):

@@ -1,4 +1,4 @@
-"""Noise levels to begin with, where nobody has studied a data set yet."""
+"""First noise levels for a data set without earlier studies."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 __all__ = ["NoiseLevels", "per_value", "suggest_noise"]
 
-# The paper's largest evaluation levels are 0.05 (Heart), 0.21 (Hippocampus) and 0.09 (Prostate) standard deviations a
-# value; this is their geometric mean.
+# The largest evaluation levels of the paper are 0.05 (Heart), 0.21 (Hippocampus) and 0.09 (Prostate) standard
+# deviations per value; this is their geometric mean.
 _LARGEST = 0.1
-# A radius that must leave nothing: about what 200 is over a slice of the hippocampus.
+# A radius that must destroy every prediction: about as large as 200 over a slice of the hippocampus.
 _HUGE = 4.2
 
 
 @dataclass(frozen=True)
 class NoiseLevels:
-    """Noise of a bundle: L2 norms over an image, in standard deviations of its grey values.
+    """Noise levels of a bundle: L2 norms over an image, in standard deviations of its grey values.
 
     Attributes:
         evaluation: levels of the curve, from 0.
-        epsilon: of SAT, unless another is given.
-        delta: Δ, first size and step of the margins.
-        max_margin: their cap.
-        huge: what must destroy every prediction.
+        epsilon: ε of SAT.
+        delta: Δ, start value and step of the margins.
+        max_margin: upper bound of the margins.
+        huge: level that must destroy every prediction.
     """
 
     evaluation: tuple[float, ...]
@@ -35,25 +35,26 @@ class NoiseLevels:
 
 
 def suggest_noise(patch_size: Sequence[int], channels: int) -> NoiseLevels:
-    """Levels for images of a size that the paper has none for.
+    """Suggest levels for images of a size that the paper does not have.
 
-    The largest level is 0.1 standard deviations a value, the geometric mean of the paper's three tasks (it varies by a
-    factor of four among them), times √values; SAT has half of it, Δ a quarter, and margins are capped at half as much
-    again. They are where to begin: a curve on which the clean network does not fall, or falls at once, asks for others.
+    The largest level is 0.1 standard deviations per value, the geometric mean of the three tasks in the paper (between
+    which it varies by a factor of four), times √values; SAT has half of it, Δ a quarter, and the bound of the margins
+    is 1.5 times as large. These are first levels: use others if the curve of the clean network does not fall, or falls
+    to zero at once.
 
     Args:
-        patch_size: `(H, W)` of the images attacked.
-        channels: image channels, all of which carry noise.
+        patch_size: `(H, W)` of the attacked images.
+        channels: number of image channels; all of them have noise.
 
     Raises:
-        ValueError: for sizes that are not positive.
+        ValueError: if a size is not positive.
 
     Example:
         >>> suggest_noise((320, 256), 1)
         NoiseLevels(evaluation=(0.0, 7.5, 15.0, 30.0), epsilon=15.0, delta=7.5, max_margin=45.0, huge=1000.0)
     """
     if min(*patch_size, channels) < 1:
-        raise ValueError(f"sizes must be positive, found patch_size={tuple(patch_size)}, channels={channels}.")
+        raise ValueError(f"sizes must be positive, got patch_size={tuple(patch_size)}, channels={channels}")
     values = math.sqrt(math.prod(patch_size) * channels)
     largest = _round(_LARGEST * values)
     return NoiseLevels(
@@ -66,7 +67,7 @@ def suggest_noise(patch_size: Sequence[int], channels: int) -> NoiseLevels:
 
 
 def per_value(norm: float, patch_size: Sequence[int], channels: int) -> float:
-    """Root mean square a value of noise with an L2 norm over an image.
+    """Compute the root mean square per value of noise with a given L2 norm over an image.
 
     Example:
         >>> round(per_value(5.0, (56, 40), 1), 3)
@@ -76,7 +77,7 @@ def per_value(norm: float, patch_size: Sequence[int], channels: int) -> float:
 
 
 def _round(value: float) -> float:
-    """To one digit, or to halves of it below five: 1, 1.5, 2, … 4.5, 5, 6, … 10."""
+    """Round to one digit, or to half digits below five: 1, 1.5, 2, … 4.5, 5, 6, … 10."""
     power = 10.0 ** math.floor(math.log10(value))
     leading = value / power
     return power * (round(2 * leading) / 2 if leading < 5 else round(leading))

@@ -1,4 +1,4 @@
-"""The 2-D configuration that nnU-Net derives from a data set's median shape."""
+"""The 2-D configuration that nnU-Net derives from the median shape of a data set."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from monai_amat.tasks.segmentation.network import nnunet_features, nnunet_poolin
 
 __all__ = ["Plan2D", "plan_2d"]
 
-# nnU-Net (version 1): feature values that fit into memory in one step, counted as in `_feature_values` for a network of
-# 30 channels at full resolution, times the 50 patches of the configuration that the figure was measured with.
+# nnU-Net (version 1): number of feature values that fit into memory in one step, counted as in `_feature_values` for a
+# network of 30 channels at full resolution, times the 50 patches of the configuration in which it was measured.
 _BUDGET = 50 * 19_739_648
 _BUDGET_FEATURES = 30
-_LARGEST_SHARE = 0.05  # a batch holds no more of all voxels than this
+_LARGEST_SHARE = 0.05  # largest share of all voxels in one batch
 _SMALLEST_BATCH = 2
-_SMALLEST_SIZE = 16  # two poolings down to 4 pixels, without which there is nothing to supervise deeply
+_SMALLEST_SIZE = 16  # two poolings to 4 pixels, the least for deep supervision
 
 
 @dataclass(frozen=True)
@@ -28,8 +28,8 @@ class Plan2D:
         patch_size: `(H, W)` in pixels.
         poolings: halvings along H and W.
         features: channels of each resolution.
-        batch_size: patches a step.
-        spacing: in-plane spacing `(H, W)` in mm that slices are brought to; None leaves them as they are.
+        batch_size: patches per step.
+        spacing: in-plane spacing `(H, W)` in mm that slices are resampled to; None does not resample.
     """
 
     patch_size: tuple[int, int]
@@ -48,13 +48,13 @@ def plan_2d(
     num_classes: int = 2,
     spacing: tuple[float, float] | None = None,
 ) -> Plan2D:
-    """Patch, poolings, widths and batch of nnU-Net's 2-D configuration (version 1, which the paper used).
+    """Plan patch, poolings, widths and batch as nnU-Net does in 2-D (version 1, which the paper used).
 
-    The patch is the median slice; each axis is halved while it has 8 pixels or more
-    (`nnunet_poolings`) and the patch padded to what the halvings divide. Channels double
-    from 32 to at most 480. The batch fills a memory budget, estimated from the feature values that one patch keeps, but
-    holds no more than 5 % of the data set's voxels. nnU-Net treats axes whose spacings differ by a factor of two or
-    more apart; `dataset_properties` has such slices resampled to square pixels instead.
+    The patch is the median slice; each axis is halved while it has 8 pixels or more (`nnunet_poolings`), and the patch
+    is padded to a size that the halvings divide. Channels double from 32 to at most 480. The batch fills a memory
+    budget, estimated from the feature values of one patch, but holds at most 5 % of the voxels of the data set. nnU-Net
+    treats axes whose spacings differ by a factor of two or more separately; `dataset_properties` resamples such slices
+    to square pixels instead.
 
     Args:
         median_size: in-plane median `(H, W)` of the images, without empty margins, after resampling.
@@ -62,13 +62,13 @@ def plan_2d(
         cases: number of training cases.
         channels: image channels.
         num_classes: classes, background included.
-        spacing: what the slices are resampled to; it is handed on.
+        spacing: spacing that slices are resampled to; copied to the plan.
 
     Raises:
-        ValueError: for sizes that are not positive.
+        ValueError: if a size is not positive.
 
     Example:
-        The paper's three, from the median shapes of the Decathlon's tasks:
+        The three plans of the paper, from the median shapes of the tasks of the Decathlon:
 
         >>> heart = plan_2d((320, 232), median_slices=115, cases=20)
         >>> hippocampus = plan_2d((50, 35), median_slices=36, cases=260, num_classes=3)
@@ -81,9 +81,9 @@ def plan_2d(
     size = [int(value) for value in median_size]
     if len(size) != 2 or min(*size, median_slices, cases, channels, num_classes - 1) < 1:
         raise ValueError(
-            "a plan needs a median size (H, W), slices, cases, channels of at least 1 and two classes, found "
+            "a plan needs a median size (H, W), slices, cases and channels of at least 1, and two classes, got "
             f"median_size={tuple(median_size)}, median_slices={median_slices}, cases={cases}, channels={channels}, "
-            f"num_classes={num_classes}."
+            f"num_classes={num_classes}"
         )
     padded = [max(value, _SMALLEST_SIZE) for value in size]
     poolings = nnunet_poolings(padded)
@@ -97,10 +97,10 @@ def plan_2d(
 
 
 def _feature_values(patch: Sequence[int], poolings: Sequence[int], widest: int, channels: int, num_classes: int) -> int:
-    """Feature values that one patch keeps: nnU-Net's estimate, of which memory is taken to be a multiple.
+    """Number of feature values of one patch, the estimate of nnU-Net, proportional to memory.
 
-    A resolution keeps two convolutions on the way down, two on the way up and the transposed one; the lowest has no way
-    up; input and output count once.
+    A resolution has two convolutions in the encoder, two in the decoder and a transposed one; the lowest has none in
+    the decoder; input and output count once.
     """
     size = np.asarray(patch)
     features = nnunet_features(max(poolings) + 1, _BUDGET_FEATURES, widest)

@@ -1,4 +1,4 @@
-"""What a Decathlon folder's volumes are like, as far as a 2-D plan and noise levels depend on it."""
+"""Properties of the volumes of a Decathlon folder that a 2-D plan and noise levels depend on."""
 
 from __future__ import annotations
 
@@ -16,38 +16,40 @@ from monai_amat.progress import track
 from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case
 from monai_amat.tasks.segmentation.transforms.plane_spacing import not_in_mm
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
+from monai_amat.wording import some
 
 __all__ = ["DatasetProperties", "dataset_properties"]
 
-# In-plane spacings within this share of their median are one spacing: what a scanner's rounding makes.
+# In-plane spacings that differ from their median by a smaller share are equal up to rounding.
 _SAME_SPACING = 0.01
-# nnU-Net pools axes apart whose spacings differ by this factor.
+# nnU-Net pools axes separately if their spacings differ by this factor.
 _SQUARE = 2.0
-# Rounding of an interpolated label at a class's edge, in pixels.
+# Rounding of an interpolated label at the edge of a class, in pixels.
 _TIE = 1e-3
-# Planes that are cut across the body's axes, to which NIfTI's x, y and z run along.
+# Planes perpendicular to x, y and z of NIfTI.
 _PLANES = ("sagittal", "coronal", "axial")
-# Share of a slice that may be empty margins: more, and patches of the size of what is not empty often miss it.
+# Largest share of empty margins in a slice; with more, patches of the size of the content often miss it.
 _MANY_MARGINS = 0.6
 
 
 @dataclass(frozen=True)
 class DatasetProperties:
-    """What a data set's volumes are like, in their slicing frame.
+    """Properties of the volumes of a data set, in their slicing frame.
 
     Attributes:
         channels: names of the image channels.
         labels: names of the classes by value, background included.
         cases: number of cases.
-        pixel: in-plane spacing `(H, W)` in mm that the sizes below are given at.
-        resampled: whether slices have to be resampled to it; otherwise all have it as they are.
-        median_size: median `(H, W)` in pixels of what is not empty, there.
+        pixel: in-plane spacing `(H, W)` in mm of the sizes below.
+        resampled: whether slices must be resampled to `pixel`; otherwise all slices have this spacing.
+        median_size: median `(H, W)` in pixels of the content that is not empty.
         median_slices: median number of slices that are not empty.
-        foreground: of each case what `foreground_size` needs.
-        margins: median share of a slice's area that is empty margins, which the sizes are taken without.
-        not_in_mm: why the spacing of one of the volumes cannot be taken for mm, naming its file; None where all can.
-        occurrences: number of cases in which each foreground class occurs.
-        deviations: median over cases of each channel's standard deviation, in grey values; what a z-scored unit is.
+        foreground: position of the foreground in each case, for `foreground_size`.
+        margins: median share of empty margins in the area of a slice; the sizes exclude them.
+        not_in_mm: why the spacing of a volume is not in mm, naming its file; None if all are in mm.
+        occurrences: number of cases with each foreground class.
+        deviations: median over cases of the standard deviation of each channel, in grey values; one unit after the
+            z-score.
     """
 
     channels: tuple[str, ...]
@@ -64,11 +66,10 @@ class DatasetProperties:
     deviations: tuple[float, ...]
 
     def foreground_size(self, spacing: Sequence[float] | None = None) -> tuple[int, int]:
-        """Smallest centred `(H, W)` window, in pixels, that holds every slice's foreground.
+        """Compute the smallest centred window `(H, W)`, in pixels, that holds the foreground of every slice.
 
         Args:
-            spacing: `(H, W)` in mm that slices are resampled to as
-                `PlaneSpacing` does it; None for slices as they are.
+            spacing: `(H, W)` in mm that slices are resampled to (`PlaneSpacing`); None for the stored slices.
         """
         return max(one.window(0, spacing) for one in self.foreground), max(
             one.window(1, spacing) for one in self.foreground
@@ -77,13 +78,13 @@ class DatasetProperties:
 
 @dataclass(frozen=True)
 class Foreground:
-    """Where in its slices one case has foreground, each along H and W.
+    """Position of the foreground in the slices of one case, along H and W.
 
     Attributes:
-        size: of a slice, in pixels.
-        spacing: of its pixels, in mm.
-        first: pixel with foreground in any slice.
-        last: the same; before `first` where there is none.
+        size: size of a slice, in pixels.
+        spacing: spacing of its pixels, in mm.
+        first: first pixel with foreground in any slice.
+        last: last pixel with foreground in any slice; before `first` if there is none.
     """
 
     size: tuple[int, int]
@@ -92,7 +93,7 @@ class Foreground:
     last: tuple[int, int]
 
     def window(self, axis: int, spacing: Sequence[float] | None = None) -> int:
-        """Smallest centred window along one axis that holds the foreground, 0 where there is none.
+        """Compute the smallest centred window along one axis that holds the foreground; 0 if there is none.
 
         Example:
             >>> Foreground(size=(10, 10), spacing=(1.0, 1.0), first=(3, 4), last=(5, 9)).window(1)
@@ -102,46 +103,46 @@ class Foreground:
             return 0
         size, first, last = self.size[axis], self.first[axis], self.last[axis]
         if spacing is not None:
-            # The rounded size decides where a pixel goes; by interpolation foreground reaches half a pixel beyond the
-            # centres of its own, and a tie may go either way.
+            # The rounded size determines the position of a pixel; interpolation extends foreground to half a pixel
+            # beyond the centres of its pixels, with ties in either direction.
             resized = max(1, round(size * self.spacing[axis] / spacing[axis]))
             scale = resized / size
             first = max(0, math.ceil(first * scale - 0.5 - _TIE))
             last = min(resized - 1, math.floor((last + 1) * scale - 0.5 + _TIE))
             size = resized
-        middle = size // 2  # MONAI's, see check_fit
+        middle = size // 2  # the centre of MONAI's crop, see check_fit
         return 2 * max(middle - first, last + 1 - middle)
 
 
 @dataclass(frozen=True)
 class _Volume:
-    """One case: the same as of the data set, before any resampling."""
+    """Properties of one case, before any resampling."""
 
     spacing: np.ndarray  # (2,), mm
-    content: np.ndarray  # (3,), extent of what is not zero: H, W, slices
+    content: np.ndarray  # (3,), extent of the voxels that are not zero: H, W, slices
     foreground: Foreground
-    plane: str  # of its slices
+    plane: str  # plane of the slices
     not_in_mm: str | None
     classes: set[int]
     deviations: np.ndarray  # (channels,)
 
 
 def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetProperties:
-    """Read every volume of a Decathlon folder, refuse what would spoil a training, and measure the rest.
+    """Read every volume of a Decathlon folder, check it, and measure its properties.
 
-    As nnU-Net does, sizes are taken without empty margins, since many images are padded to a square. Slices are to be
-    resampled where in-plane spacings differ among cases by more than 1 %, to the median of each axis; where those
-    differ by a factor of two or more, to square pixels of the finer one. It is a warning where volumes would be cut
-    across different axes of the body, and where most of their slices is empty margins.
+    Sizes exclude empty margins, as in nnU-Net, because many images are padded to a square. If in-plane spacings differ
+    between cases by more than 1 %, slices must be resampled to the median of each axis; if the two medians differ by a
+    factor of two or more, to square pixels of the finer one. There is a warning if volumes would be cut along different
+    axes of the body, or if slices consist mostly of empty margins.
 
     Args:
         root: folder with `dataset.json`.
         progress: show how many volumes are read.
 
     Raises:
-        FileNotFoundError: folder, `dataset.json` or a listed file is missing.
-        ValueError: a case fails `check_case`, a class occurs in no case, or slices
-            must be resampled where spacings are not in mm.
+        FileNotFoundError: if the folder, `dataset.json` or a listed file is missing.
+        ValueError: if a case fails `check_case`, a class occurs in no case, or slices must be resampled although
+            spacings are not in mm.
 
     Example:
         >>> import tempfile
@@ -159,22 +160,22 @@ def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetPro
     absent = [f"{value} ({data.labels[value]})" for value, count in occurrences.items() if not count]
     if absent:
         raise ValueError(
-            f"{data.root / 'dataset.json'}: 'labels' names class {', '.join(absent)}, which occurs in none of the "
-            f"{len(data.cases)} cases: nothing could be learnt of it. Take it off 'labels' (values must stay without a "
-            "gap), or add cases that have it."
+            f"{data.root / 'dataset.json'}: expected each class of 'labels' in the cases, got none of "
+            f"{len(data.cases)} cases "
+            f"with class {', '.join(absent)}; remove it from 'labels' (values must have no gap), or add cases with it"
         )
     pixel, resampled = _target([volume.spacing for volume in volumes])
     trouble = next((volume.not_in_mm for volume in volumes if volume.not_in_mm), None)
     if resampled and trouble:
-        raise ValueError(f"{trouble} Slices cannot be resampled, which they have to be: their spacings differ.")
+        raise ValueError(f"{trouble}; the slices must be resampled, because their spacings differ")
     margins = float(np.median([1 - _area(volume.content) / _area(volume.foreground.size) for volume in volumes]))
     _warn_of_planes(data, volumes)
     if margins > _MANY_MARGINS:
         warnings.warn(
-            f"{data.root}: {margins:.0%} of a slice is empty margins (grey value 0). The patch is planned for the rest "
-            "by nnU-Net's rule, which crops volumes to what is not zero first; here slices stay whole, so that many "
-            "patches would show nothing. Crop images and labels alike to where the image is not zero (MONAI's "
-            "CropForegroundd) and start again.",
+            f"{data.root}: {margins:.0%} of a slice is empty margins (grey value 0). The patch is planned for the "
+            "rest, as in nnU-Net, which first crops volumes to the voxels that are not zero; here slices are not "
+            "cropped, so that many patches would be empty. Crop images and labels to the voxels that are not zero "
+            "(CropForegroundd of MONAI) and start again",
             stacklevel=2,
         )
     scales = [volume.spacing / pixel if resampled else np.ones(2) for volume in volumes]
@@ -197,7 +198,7 @@ def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetPro
 
 
 def _warn_of_unlisted(data: Decathlon) -> None:
-    """Volumes beside the listed ones are more often forgotten than left out on purpose."""
+    """Warn of volumes that are not listed, which are more often forgotten than left out on purpose."""
     listed = {case.image.resolve() for case in data.cases}
     for folder in sorted({path.parent for path in listed}):
         others = sorted(
@@ -207,14 +208,14 @@ def _warn_of_unlisted(data: Decathlon) -> None:
         )
         if others:
             warnings.warn(
-                f"{folder} holds {len(others)} volume(s) that {data.root / 'dataset.json'} does not list under "
-                f"'training', {others[0]} first; they are left out.",
+                f"{folder} holds {len(others)} volume(s) that {data.root / 'dataset.json'} does not list as "
+                f"training cases ({some(others)}); they are left out",
                 stacklevel=3,
             )
 
 
 def _warn_of_planes(data: Decathlon, volumes: Sequence[_Volume]) -> None:
-    """Sagittal and axial slices are two tasks; mostly one header is wrong, or a volume's spacings are all alike."""
+    """Warn of mixed planes; the usual cause is a wrong header, or a volume with equal spacings along all axes."""
     planes = [volume.plane for volume in volumes]
     counts = Counter(planes).most_common()
     if len(counts) > 1:
@@ -222,7 +223,7 @@ def _warn_of_planes(data: Decathlon, volumes: Sequence[_Volume]) -> None:
         warnings.warn(
             f"{data.root}: volumes are cut along the axis of largest spacing, which makes "
             f"{' and '.join(f'{count} of them {plane} slices' for plane, count in counts)} ({odd} is {counts[-1][0]}). "
-            "Where that is not meant bring them to one spacing along one axis, or store them in one orientation.",
+            "If this is not intended, resample them to one spacing along one axis, or store them in one orientation",
             stacklevel=3,
         )
 
@@ -256,13 +257,13 @@ def _measure(case: Case, data: Decathlon) -> _Volume:
 
 
 def _extent(mask: np.ndarray, axis: int) -> tuple[int, int]:
-    """First and last index along an axis at which a mask is true anywhere; `(0, -1)` for none."""
+    """First and last index along an axis where a mask is True anywhere; `(0, -1)` if there is none."""
     found = np.flatnonzero(mask.any(axis=tuple(i for i in range(mask.ndim) if i != axis)))
     return (int(found[0]), int(found[-1])) if len(found) else (0, -1)
 
 
 def _target(spacings: Sequence[np.ndarray]) -> tuple[tuple[float, float], bool]:
-    """The common in-plane spacing, and whether anything must be resampled to it."""
+    """Common in-plane spacing, and whether slices must be resampled to it."""
     median = np.median(spacings, axis=0)
     even = all(np.allclose(spacing, median, rtol=_SAME_SPACING, atol=0) for spacing in spacings)
     square = bool(median.max() < _SQUARE * median.min())
@@ -271,5 +272,5 @@ def _target(spacings: Sequence[np.ndarray]) -> tuple[tuple[float, float], bool]:
 
 
 def _rounded(mm: float) -> float:
-    """To four decimals; to four digits where a header is in metres, which would come to 0."""
+    """Round to four decimals, or to four digits if that would give 0 (a header in metres)."""
     return round(float(mm), max(4, 3 - math.floor(math.log10(mm))))

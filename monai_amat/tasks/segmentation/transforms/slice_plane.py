@@ -14,16 +14,16 @@ from monai.utils import TraceKeys, convert_to_tensor
 
 __all__ = ["SlicePlane", "SlicePlaned", "slice_axis"]
 
-# Spacings that differ by less than this share are equal: affines are stored with rounding, and a rotated one has
-# column norms such as 0.9999999 that must not decide the plane.
+# Spacings that differ by a smaller share are equal: affines are rounded, and rotated ones have column norms such as
+# 0.9999999, which must not determine the plane.
 _SAME_SPACING = 1e-3
 
 
 def slice_axis(affine: NdarrayOrTensor) -> int:
-    """Array axis along which a volume is cut into 2-D slices.
+    """Find the array axis along which a volume is cut into 2-D slices.
 
-    nnU-Net cuts along the axis of largest spacing, the first of equals in its (z, y, x) order; in NIfTI's (x, y, z)
-    order that is the last of equals.
+    nnU-Net cuts along the axis of largest spacing; among equals along the first in its order (z, y, x), which is the
+    last in the order (x, y, z) of NIfTI.
 
     Args:
         affine: voxel-to-world matrix `(4, 4)`, in mm.
@@ -32,7 +32,7 @@ def slice_axis(affine: NdarrayOrTensor) -> int:
         0, 1 or 2.
 
     Raises:
-        ValueError: not a finite `(4, 4)` matrix with a positive spacing along each axis.
+        ValueError: if the matrix is not finite and `(4, 4)`, with a positive spacing along each axis.
 
     Example:
         >>> slice_axis(np.diag([1.0, 1.0, 1.0, 1.0])), slice_axis(np.diag([3.0, 0.6, 0.6, 1.0]))
@@ -40,19 +40,19 @@ def slice_axis(affine: NdarrayOrTensor) -> int:
     """
     matrix = np.asarray(affine, dtype=np.float64)
     if matrix.shape != (4, 4) or not np.isfinite(matrix).all():
-        raise ValueError(f"affine must be a finite 4x4 matrix, found {matrix.tolist()}.")
+        raise ValueError(f"affine must be a finite 4x4 matrix, got {matrix.tolist()}")
     spacing = np.linalg.norm(matrix[:3, :3], axis=0)
     if spacing.min() <= 0:
-        raise ValueError(f"affine must have a positive spacing along each axis, found {spacing.tolist()} mm.")
+        raise ValueError(f"affine must have a positive spacing along each axis, got {spacing.tolist()} mm")
     return int(np.flatnonzero(spacing >= spacing.max() * (1 - _SAME_SPACING))[-1])
 
 
 class SlicePlane(InvertibleTransform):
-    """Bring a volume into its slicing frame: `(C, x, y, z)` to `(C, H, W, slices)`.
+    """Permute the axes of a volume to its slicing frame: `(C, x, y, z)` to `(C, H, W, slices)`.
 
-    The axis of `slice_axis` goes last, the other two change places so that H is y and W is x, as nnU-Net has
-    them; nothing is flipped or resampled. The affine follows, so every voxel keeps its place in the world, and
-    `inverse` restores the original order. A plain tensor counts as having the identity affine.
+    The axis of `slice_axis` becomes the last, and the other two are exchanged, so that H is y and W is x, as in
+    nnU-Net; nothing is flipped or resampled. The affine is updated, so that every voxel keeps its place in space, and
+    `inverse` restores the original order. The affine of a plain tensor is the identity.
 
     Example:
         >>> volume = MetaTensor(torch.rand(1, 35, 51, 40), affine=torch.eye(4))
@@ -62,21 +62,21 @@ class SlicePlane(InvertibleTransform):
     """
 
     def __call__(self, volume: torch.Tensor, axis: int | None = None) -> torch.Tensor:
-        """Turn one volume.
+        """Permute one volume.
 
         Args:
             volume: `(C, x, y, z)`.
-            axis: the slicing axis, where another volume (an image, for its label) decides it.
+            axis: the slicing axis, if another volume determines it (the image, for its label).
 
         Returns:
-            `(C, H, W, slices)`, a view of the input's memory.
+            `(C, H, W, slices)`, a view of the memory of the input.
 
         Raises:
-            ValueError: not a channel-first volume of three dimensions.
+            ValueError: if the input is not a channel-first volume of three dimensions.
         """
         volume = convert_to_tensor(volume, track_meta=get_track_meta())
         if volume.ndim != 4:
-            raise ValueError(f"expected a channel-first volume (C, x, y, z), found shape {tuple(volume.shape)}.")
+            raise ValueError(f"expected a channel-first volume (C, x, y, z), got shape {tuple(volume.shape)}")
         if axis is None:
             axis = _axis_of(volume)
         order = [i for i in (2, 1, 0) if i != axis] + [axis]
@@ -88,7 +88,7 @@ class SlicePlane(InvertibleTransform):
         return turned
 
     def inverse(self, volume: torch.Tensor) -> torch.Tensor:
-        """Bring a turned volume `(C, H, W, slices)` back to `(C, x, y, z)`, affine included."""
+        """Permute a volume `(C, H, W, slices)` back to `(C, x, y, z)`, affine included."""
         order = self.pop_transform(volume)[TraceKeys.EXTRA_INFO]["order"]
         back = np.argsort(order).tolist()
         restored = _permute(volume, back)
@@ -98,9 +98,9 @@ class SlicePlane(InvertibleTransform):
 
 
 class SlicePlaned(MapTransform, InvertibleTransform):
-    """Dictionary form of `SlicePlane`: every key is turned as the first key's affine says.
+    """Dictionary form of `SlicePlane`: the affine of the first key determines the permutation of all keys.
 
-    Training data and inference both pass through it, and `Invertd` brings a prediction back on the original grid.
+    Training and inference both use it, and `Invertd` permutes a prediction back to the original grid.
 
     Args:
         keys: volumes of one item, the image first.
@@ -119,7 +119,7 @@ class SlicePlaned(MapTransform, InvertibleTransform):
         self.slice_plane = SlicePlane()
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Turn the volumes of one item; see `SlicePlane.__call__`."""
+        """Permute the volumes of one item; see `SlicePlane.__call__`."""
         item = dict(data)
         axis = None
         for key in self.key_iterator(item):
@@ -128,7 +128,7 @@ class SlicePlaned(MapTransform, InvertibleTransform):
         return item
 
     def inverse(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
-        """Bring the volumes of one item back; see `SlicePlane.inverse`."""
+        """Permute the volumes of one item back; see `SlicePlane.inverse`."""
         item = dict(data)
         for key in self.key_iterator(item):
             item[key] = self.slice_plane.inverse(item[key])
@@ -145,5 +145,5 @@ def _permute(volume: torch.Tensor, order: list[int]) -> torch.Tensor:
 
 
 def _permutation(order: list[int]) -> np.ndarray:
-    """Matrix `(4, 4)` from voxel indices after `_permute` to those before it."""
+    """Matrix `(4, 4)` from voxel indices after `_permute` to indices before it."""
     return np.eye(4)[:, [*order, 3]]

@@ -58,13 +58,13 @@ def test_a_mapping_holds_them_under_targets_and_the_type_does_not_matter() -> No
 @pytest.mark.parametrize(
     ("wrong", "error", "message"),
     [
-        (target([[3, 1, 2, 3, 4]], []), ValueError, r"class 3 in samples \[0\] of the batch, but the network has 3"),
-        (target([], [[0, 1, 2, 3, 4], [5, 0, 0, 1, 1]]), ValueError, r"class 5 in samples \[1\]"),
-        (torch.zeros(2, 5), ValueError, r"must be \(2, max_boxes, 5\).*is \(2, 5\)"),
-        (torch.zeros(2, 3, 6), ValueError, r"is \(2, 3, 6\)"),
-        (torch.zeros(3, 3, 5), ValueError, r"is \(3, 3, 5\)"),
-        ([[1, 2]], TypeError, "is a list"),
-        ({"boxes": torch.zeros(2, 3, 5)}, KeyError, r"it holds \['boxes'\]"),
+        (target([[3, 1, 2, 3, 4]], []), ValueError, r"got 3 in samples \[0\] of the batch"),
+        (target([], [[0, 1, 2, 3, 4], [5, 0, 0, 1, 1]]), ValueError, r"got 5 in samples \[1\]"),
+        (torch.zeros(2, 5), ValueError, r"must be \(2, max_boxes, 5\).*got \(2, 5\)"),
+        (torch.zeros(2, 3, 6), ValueError, r"got \(2, 3, 6\)"),
+        (torch.zeros(3, 3, 5), ValueError, r"got \(3, 3, 5\)"),
+        ([[1, 2]], TypeError, "got list"),
+        ({"boxes": torch.zeros(2, 3, 5)}, KeyError, r"got \['boxes'\]"),
     ],
 )
 def test_bad_targets_say_what_is_wrong(wrong: Any, error: type[Exception], message: str) -> None:

@@ -51,11 +51,11 @@ def test_raw_in_evaluation_carries_both() -> None:
 @pytest.mark.parametrize(
     ("training", "output", "message"),
     [
-        (True, torch.zeros(2, 7), r"gave a tensor \(2, 7\)"),
-        (True, [torch.zeros(2, 7)], r"gave list of a tensor \(2, 7\)"),
-        (False, torch.zeros(2, 6, 7), r"first in evaluation mode, but this one gave a tensor"),
-        (False, (torch.zeros(2, 6, 7),), r"gave a NoneType"),
-        (False, {}, "gave a dict"),
+        (True, torch.zeros(2, 7), r"got a tensor \(2, 7\)"),
+        (True, [torch.zeros(2, 7)], r"got list of a tensor \(2, 7\)"),
+        (False, torch.zeros(2, 6, 7), r"first in evaluation mode, got a tensor"),
+        (False, (torch.zeros(2, 6, 7),), r"got a NoneType"),
+        (False, {}, "got a dict"),
     ],
 )
 def test_other_outputs_say_what_is_expected(training: bool, output: Any, message: str) -> None:

@@ -48,7 +48,7 @@ def test_a_model_of_another_kind_is_refused() -> None:
         DetectionParts(nn.Sequential(nn.Linear(1, 1)))
     model = copy.deepcopy(YOLOv5(1, "n").model)
     model.model[-1].one2one_cv2 = nn.ModuleList()
-    with pytest.raises(ValueError, match="end-to-end or has no box distributions"):
+    with pytest.raises(ValueError, match="a head with box distributions that is not end-to-end"):
         DetectionParts(model)
 
 

@@ -52,7 +52,7 @@ def test_averaged_weights_come_first(trained: YOLOv5, tmp_path: Path) -> None:
 
 def test_another_number_of_classes_is_refused_unless_transferred(trained: YOLOv5, tmp_path: Path) -> None:
     file = write(tmp_path / "coco.pt", ema=half(trained))
-    with pytest.raises(ValueError, match=r"coco\.pt is of 3 classes, the network has 5: build it with classes=3, or"):
+    with pytest.raises(ValueError, match=r"coco\.pt: expected weights for 5 classes, got 3; build .* classes=3, or"):
         YOLOv5(5, "n", weights=file)
     torch.manual_seed(7)
     fresh = YOLOv5(5, "n")
@@ -68,7 +68,7 @@ def test_another_number_of_classes_is_refused_unless_transferred(trained: YOLOv5
 def test_another_size_is_refused(trained: YOLOv5, tmp_path: Path) -> None:
     file = write(tmp_path / "nano.pt", ema=half(trained))
     for settings in ({"classes": 3}, {"classes": 4, "transfer": True}):
-        with pytest.raises(ValueError, match=r"nano\.pt is of another architecture \(\d+ differences;.*give the size"):
+        with pytest.raises(ValueError, match=r"nano\.pt: expected the arch.* \(\d+ differences;.*give the size"):
             YOLOv5(size="s", weights=file, **settings)  # type: ignore[arg-type]
 
 
@@ -113,10 +113,10 @@ def test_a_file_that_is_no_checkpoint_says_so(trained: YOLOv5, tmp_path: Path) -
         YOLOv5(3, "n", weights=tmp_path / "nowhere.pt")
     whole = write(tmp_path / "best.pt", ema=half(trained)).read_bytes()
     (tmp_path / "cut.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"cut\.pt is damaged"):
+    with pytest.raises(ValueError, match=r"cut\.pt: expected a checkpoint .* damaged"):
         YOLOv5(3, "n", weights=tmp_path / "cut.pt")
     (tmp_path / "model.txt").write_bytes(whole)
-    with pytest.raises(ValueError, match=r"model\.txt is no \.pt file"):
+    with pytest.raises(ValueError, match=r"model\.txt: expected a \.pt file"):
         YOLOv5(3, "n", weights=tmp_path / "model.txt")
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("a.txt", "text")
@@ -132,7 +132,7 @@ def test_whoever_loads_weights_may_give_such_a_file(trained: YOLOv5, tmp_path: P
     assert load_weights(fresh, file) is fresh
     for name, value in trained.state_dict().items():
         torch.testing.assert_close(fresh.state_dict()[name], value, rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match=r"best\.pt is of 3 classes, the network has 5") as caught:
+    with pytest.raises(ValueError, match=r"best\.pt: expected weights for 5 classes, got 3") as caught:
         load_weights(YOLOv5(5, "n"), file)
     assert caught.value.__context__ is None  # not that it is none of ours, which comes first in a traceback
 
@@ -158,13 +158,13 @@ def test_no_other_network_takes_such_a_file_and_no_code_is_run(trained: YOLOv5, 
 
 def test_weights_of_monai_are_pointed_to_their_own_loader(trained: YOLOv5, tmp_path: Path) -> None:
     save_weights(trained, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=r"model\.pt holds a bare state dict: load it with .*load_weights"):
+    with pytest.raises(ValueError, match=r"model\.pt: expected .* got a bare state dict; load it with .*load_weights"):
         YOLOv5(3, "n", weights=tmp_path / "model.pt")
 
 
 def test_another_network_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "linear.pt", model=nn.Linear(2, 2))
-    with pytest.raises(ValueError, match=r"linear\.pt holds no detection network of ultralytics, but a Linear"):
+    with pytest.raises(ValueError, match=r"linear\.pt: expected a detection network of ultralytics, got Linear"):
         YOLOv5(3, "n", weights=tmp_path / "linear.pt")
 
 
@@ -178,7 +178,7 @@ def test_a_file_without_a_network_says_so(tmp_path: Path) -> None:
     stream = io.BytesIO()
     torch.save({"epoch": 3}, stream)
     (tmp_path / "empty.pt").write_bytes(stream.getvalue())
-    with pytest.raises(ValueError, match=r"empty\.pt holds no detection network of ultralytics, but a NoneType"):
+    with pytest.raises(ValueError, match=r"empty\.pt: expected a detection network of ultralytics, got NoneType"):
         YOLOv5(3, "n", weights=tmp_path / "empty.pt")
 
 

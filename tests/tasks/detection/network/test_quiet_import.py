@@ -190,7 +190,10 @@ def test_a_moved_interface_says_which_versions_work(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(
     ("reason", "advice"),
-    [("libGL.so.1: cannot open shared object file", "put opencv-python-headless"), ("anything", "with all it needs")],
+    [
+        ("libGL.so.1: cannot open shared object file", "install opencv-python-headless"),
+        ("anything", "with its requirements"),
+    ],
 )
 def test_a_package_that_does_not_import_says_why(reason: str, advice: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(name: str) -> None:

@@ -162,8 +162,8 @@ def test_weights_are_drawn_from_the_global_generator() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"classes": 0}, "classes must be at least 1, but is 0"),
-        ({"classes": 3, "size": "z"}, "size must be one of n, s, m, l, x, but is 'z'"),
+        ({"classes": 0}, "classes must be at least 1, got 0"),
+        ({"classes": 3, "size": "z"}, "size must be one of n, s, m, l, x, got 'z'"),
     ],
 )
 def test_settings_out_of_range(settings: dict[str, Any], message: str) -> None:
@@ -179,7 +179,7 @@ def test_an_image_of_another_size_is_refused(network: YOLOv5) -> None:
 
 def test_outputs_of_another_form_say_which_versions_work(network: YOLOv5, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(network.model, "forward", lambda image: (torch.zeros(1, 7, 126), [torch.zeros(1)]))
-    with pytest.raises(ImportError, match=r"training outputs are list and not .* works with versions >=8\.4"):
+    with pytest.raises(ImportError, match=r"training outputs are list instead of .* works with versions >=8\.4"):
         network.raw(image())
 
 

@@ -29,7 +29,7 @@ def test_flips_mirror_image_and_boxes_along_their_axis() -> None:
     assert after["boxes"].tolist() == [[2, 11, 12, 17], [20, 0, 30, 10]]
     assert RandFlipBoxesd("y", prob=0.0)(before)["boxes"] is before["boxes"]
     assert RandFlipBoxesd("x", prob=1.0)(item(boxes=torch.zeros(0, 4)))["boxes"].shape == (0, 4)
-    with pytest.raises(ValueError, match="along must be 'x' or 'y', found 'z'"):
+    with pytest.raises(ValueError, match="along must be 'x' or 'y', got 'z'"):
         RandFlipBoxesd("z")  # type: ignore[arg-type]
 
 

@@ -29,9 +29,9 @@ def test_targets_are_padded_rows() -> None:
 
 
 def test_too_many_boxes_are_an_error_that_names_the_case() -> None:
-    with pytest.raises(ValueError, match="case 'a' has 2 boxes, but max_boxes is 1: raise it"):
+    with pytest.raises(ValueError, match="case 'a': expected at most max_boxes=1 boxes, got 2"):
         BoxTargetsd(max_boxes=1)(item())
-    with pytest.raises(ValueError, match=r"'labels' of case 'a' must be one a box, \(2,\), found shape \(1,\)"):
+    with pytest.raises(ValueError, match=r"'labels' of case 'a' must be one per box, \(2,\), got shape \(1,\)"):
         BoxTargetsd(max_boxes=3)(item(labels=torch.tensor([1])))
     with pytest.raises(ValueError, match="'boxes' of case 'a' must be x1 y1 x2 y2"):
         BoxTargetsd(max_boxes=3)(item(boxes=torch.zeros(2, 4)))

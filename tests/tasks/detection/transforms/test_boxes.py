@@ -141,9 +141,9 @@ def test_boxes_are_kept_by_share_and_side() -> None:
 
 def test_items_are_checked_by_key_and_case() -> None:
     assert type(image_of({"image": MetaTensor(torch.ones(1, 2, 2))}, "image")) is torch.Tensor
-    with pytest.raises(ValueError, match=r"'image' of case 'a' must be an image \(C, H, W\), found shape \(2, 2\)"):
+    with pytest.raises(ValueError, match=r"'image' of case 'a' must be an image \(C, H, W\), got shape \(2, 2\)"):
         image_of({"image": torch.ones(2, 2), "case": "a"}, "image")
-    with pytest.raises(ValueError, match=r"'boxes' of an item must be boxes \(N, 4\), found shape \(4,\)"):
+    with pytest.raises(ValueError, match=r"'boxes' of an item must be boxes \(N, 4\), got shape \(4,\)"):
         boxes_of({"boxes": torch.ones(4)}, "boxes")
     for box in ([3.0, 1, 2, 2], [1.0, 1, 2, 1], [float("nan"), 1, 2, 2], [0.0, 0, float("inf"), 1]):
         with pytest.raises(ValueError, match="'boxes' of case 'a' must be x1 y1 x2 y2 with x1 < x2"):

@@ -69,7 +69,7 @@ def test_colours_are_cut_at_the_range_and_checked() -> None:
     assert all(float(image.min()) >= 0 and float(image.max()) <= 1 for image in images)
     before = item()
     assert RandColourJitterd(prob=0.0)(before)["image"] is before["image"]
-    with pytest.raises(ValueError, match=r"red, green and blue \(3, H, W\), found \(1, 4, 4\)"):
+    with pytest.raises(ValueError, match=r"red, green and blue \(3, H, W\), got \(1, 4, 4\)"):
         RandColourJitterd()({"image": torch.zeros(1, 4, 4)})
-    with pytest.raises(ValueError, match=r"hue must be in 0 \.\.\. 0\.5, found 0\.6"):
+    with pytest.raises(ValueError, match=r"hue must be in 0 \.\.\. 0\.5, got 0\.6"):
         RandColourJitterd(hue=0.6)

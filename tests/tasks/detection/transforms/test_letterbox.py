@@ -78,9 +78,9 @@ def test_the_way_back_is_cut_at_the_edge_on_request() -> None:
     assert boxes_to_native(found, letterbox).tolist() == [[-18, -26, 198, 190]]
     assert boxes_to_native(found, letterbox, (48, 64)).tolist() == [[0, 0, 64, 48]]
     assert boxes_to_native(torch.zeros(0, 6), letterbox, (48, 64)).shape == (0, 6)
-    with pytest.raises(ValueError, match=r"found \(4,\) and \(3,\)"):
+    with pytest.raises(ValueError, match=r"got \(4,\) and \(3,\)"):
         boxes_to_native(torch.zeros(4), letterbox)
-    with pytest.raises(ValueError, match=r"found \(1, 4\) and \(1, 3\)"):
+    with pytest.raises(ValueError, match=r"got \(1, 4\) and \(1, 3\)"):
         boxes_to_native(found, letterbox[None])
 
 
@@ -92,11 +92,11 @@ def test_values_stay_in_range_to_the_last_bit() -> None:
 
 
 def test_settings_and_images_out_of_range() -> None:
-    with pytest.raises(ValueError, match=r"frame with pixels, found \(0, 4\)"):
+    with pytest.raises(ValueError, match=r"frame with pixels, got \(0, 4\)"):
         Letterboxd(size=(0, 4))
-    with pytest.raises(ValueError, match=r"found \(4,\)"):
+    with pytest.raises(ValueError, match=r"got \(4,\)"):
         Letterboxd(size=(4,))
-    with pytest.raises(ValueError, match="'image' of 1x900 pixels has nothing left in a frame of 32x32"):
+    with pytest.raises(ValueError, match="a frame of 32x32, got 1x900 pixels"):
         Letterboxd(size=(32, 32))({"image": torch.zeros(3, 1, 900)})
 
 

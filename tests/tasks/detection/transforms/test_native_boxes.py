@@ -52,5 +52,5 @@ def test_an_image_without_detections_stays_without() -> None:
 def test_an_item_that_was_not_letterboxed_is_refused(key: str) -> None:
     item = {"pred": torch.zeros(0, 6), "letterbox": torch.zeros(3), "native_size": torch.zeros(2)}
     del item[key]
-    with pytest.raises(KeyError, match=f"has no '{key}': letterbox the image"):
+    with pytest.raises(KeyError, match=f"needs '{key}', which Letterboxd adds"):
         BoxesToNatived("pred")(item)

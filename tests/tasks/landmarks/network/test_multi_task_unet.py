@@ -135,7 +135,7 @@ def test_the_image_is_not_written_upon() -> None:
         ({"width": 0}, "width must be finite and greater than 0"),
         ({"width": float("nan")}, "width must be finite"),
         ({"decoder_features": (8, 8)}, "one entry for each of the 5 stages"),
-        ({"encoder_features": (8,) * 4, "decoder_features": (8,) * 4}, "VGG19 has 5 stages"),
+        ({"encoder_features": (8,) * 4, "decoder_features": (8,) * 4}, "features must have 5 entries"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:

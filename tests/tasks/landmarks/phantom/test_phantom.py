@@ -89,7 +89,7 @@ def test_empty_folder_is_filled(tmp_path: Path) -> None:
 )
 def test_something_else_is_left_alone(tmp_path: Path, name: str, content: str) -> None:
     (tmp_path / name).write_text(content)
-    with pytest.raises(FileExistsError, match="holds something that is not a phantom; choose another folder"):
+    with pytest.raises(FileExistsError, match="got other files; choose another folder"):
         write_cephalogram_phantom(tmp_path, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == [name]
 
@@ -98,7 +98,7 @@ def test_something_else_is_left_alone(tmp_path: Path, name: str, content: str) -
 def test_phantom_of_other_settings_is_left_alone(tmp_path: Path, changed: dict[str, Any]) -> None:
     root = write_cephalogram_phantom(tmp_path / "phantom", **SMALL)
     before = files_of(root)
-    with pytest.raises(FileExistsError, match="holds a phantom of other settings"):
+    with pytest.raises(FileExistsError, match="expected a phantom with the settings"):
         write_cephalogram_phantom(root, **SMALL | changed)
     assert files_of(root) == before
 
@@ -107,7 +107,7 @@ def test_phantom_of_other_settings_is_left_alone(tmp_path: Path, changed: dict[s
 def test_incomplete_phantom_is_named(tmp_path: Path, name: str) -> None:
     root = write_cephalogram_phantom(tmp_path / "phantom", **SMALL)
     (root / name).unlink()
-    with pytest.raises(FileExistsError, match=f"but for {name}"):
+    with pytest.raises(FileExistsError, match=f"{name} is missing"):
         write_cephalogram_phantom(root, **SMALL)
 
 
@@ -134,7 +134,7 @@ def test_another_process_is_faster(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     if same:
         write_cephalogram_phantom(root, **SMALL)
     else:
-        with pytest.raises(FileExistsError, match="other settings"):
+        with pytest.raises(FileExistsError, match="expected a phantom with the settings"):
             write_cephalogram_phantom(root, **SMALL)
     assert [path.name for path in tmp_path.iterdir()] == ["phantom"]
     assert json.loads((root / "info.json").read_text())["phantom"]["seed"] == (0 if same else 9)

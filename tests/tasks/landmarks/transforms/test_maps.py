@@ -129,7 +129,7 @@ def test_numpy_points_and_items_without_any() -> None:
 
 
 def test_small_images_and_other_shapes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"'landmarks' with 'image' of size \(19, 40\): radius must be .* found 0\.95"):
+    with pytest.raises(ValueError, match=r"'landmarks' with 'image' of size \(19, 40\): radius must be .* got 0\.95"):
         LandmarkMapsd()({"image": torch.zeros(1, 19, 40), "landmarks": torch.zeros(1, 2)})
     with pytest.raises(ValueError, match=r"'landmarks' with 'image' of size \(40, 40\): landmarks must be"):
         LandmarkMapsd()({"image": torch.zeros(1, 40, 40), "landmarks": torch.zeros(1, 3)})

@@ -67,11 +67,11 @@ def test_the_item_is_left_as_it_was() -> None:
 def test_errors_name_the_key() -> None:
     maps = torch.randn(3, 64, 64)
     transform = PredictedLandmarksd("pred", decode=DECODE)
-    with pytest.raises(KeyError, match=r"PredictedLandmarksd needs 'image', but the item has \['pred'\]"):
+    with pytest.raises(KeyError, match=r"PredictedLandmarksd needs 'image', got an item with \['pred'\]"):
         transform({"pred": maps})
-    with pytest.raises(TypeError, match="'image' is a Tensor without an affine"):
+    with pytest.raises(TypeError, match="'image' must be a MetaTensor"):
         transform({"pred": maps, "image": torch.zeros(1, 64, 64)})
-    with pytest.raises(ValueError, match="differ in size"):
+    with pytest.raises(ValueError, match="must have one size"):
         transform(item((64, 60), (64, 60), pred=maps))
     with pytest.raises(KeyError, match="pred"):
         transform(item((64, 64), (64, 64)))

@@ -76,5 +76,5 @@ def test_fraction_out_of_range(fraction: float) -> None:
 
 
 def test_no_items() -> None:
-    with pytest.raises(ValueError, match="at least one item"):
+    with pytest.raises(ValueError, match="at least one slice"):
         oversampled_weights([])

@@ -128,10 +128,10 @@ def test_progress_bar_goes_to_the_screen_only_if_asked(root: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"section": "training"}, "section must be 'train', 'validation', 'test' or 'all', found 'training'"),
-        ({"limit": 0}, "found limit=0"),
+        ({"section": "training"}, "section must be 'train', 'validation', 'test' or 'all', got 'training'"),
+        ({"limit": 0}, "got limit=0"),
         ({"slice_step": 0}, "slice_step=0"),
-        ({"n_splits": 6, "fold": 5}, r"phantom: 15 cases in 6 folds leave an empty split"),
+        ({"n_splits": 6, "fold": 5}, r"phantom: the held-out fold must hold at least 3 cases.*15 cases in 6 folds"),
     ],
 )
 def test_settings_out_of_range(root: Path, settings: dict[str, Any], message: str) -> None:
@@ -183,7 +183,7 @@ def test_other_real_folders_fit_the_same_code(data_root: Path, folder: str, slic
 
 def test_another_number_of_classes_or_channels_than_expected(phantom_root: Path) -> None:
     assert load_slices(phantom_root, "all", limit=1, num_classes=3, channels=1, progress=False)
-    with pytest.raises(ValueError, match=r"dataset.json lists 3 classes .* but 2 are expected"):
+    with pytest.raises(ValueError, match=r"dataset.json: expected 2 classes .* got 3"):
         load_slices(phantom_root, "all", num_classes=2, progress=False)
-    with pytest.raises(ValueError, match=r"dataset.json lists 1 image channels, but 2 are expected"):
+    with pytest.raises(ValueError, match=r"dataset\.json: expected 2 image channels, got 1"):
         load_slices(phantom_root, "all", channels=2, progress=False)

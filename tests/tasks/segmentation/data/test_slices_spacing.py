@@ -63,7 +63,7 @@ def test_an_affine_without_a_spacing_is_named(root: Path, tmp_path: Path) -> Non
             header.set_sform(np.diag([1.0, 0.0, 1.0, 1.0]), code=1)
             header["qform_code"] = 0
             nib.save(nib.Nifti1Image(np.asanyarray(image.dataobj), None, header), file)
-    with pytest.raises(ValueError, match=r"phantom_\d+\.nii\.gz: its affine has no inverse"):
+    with pytest.raises(ValueError, match=r"phantom_\d+\.nii\.gz: expected an affine with an inverse"):
         load_slices(data, "test", progress=False)
 
 
@@ -74,7 +74,7 @@ def test_a_class_that_training_never_sees_is_refused(root: Path, tmp_path: Path)
         for key in ("image", "label"):
             entry[key] = str(root / entry[key])
     (tmp_path / "dataset.json").write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"class 3 \(Nothing\) of dataset\.json occurs in none of the \d+ training"):
+    with pytest.raises(ValueError, match=r"each class of dataset\.json .* got none with class 3 \(Nothing\)"):
         load_slices(tmp_path, "train", progress=False)
     # A test that holds none of a class is a matter of its scores, not of training.
     assert load_slices(tmp_path, "test", progress=False)

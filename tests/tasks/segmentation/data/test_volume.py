@@ -67,7 +67,7 @@ MISPLACED: dict[str, tuple[np.ndarray, str]] = {
 def test_a_label_stored_otherwise_than_its_image_is_refused(tmp_path: Path, what: str) -> None:
     """Both are taken voxel by voxel, so that the network would learn a structure where there is none."""
     affine, said = MISPLACED[what]
-    with pytest.raises(ValueError, match=r"label\.nii: lies otherwise in space than its image .*image\.nii") as caught:
+    with pytest.raises(ValueError, match=r"label\.nii: expected the grid of its image .*image\.nii") as caught:
         check_case(case_of(tmp_path, turned(), affine), num_classes=2, channels=1)
     assert said in str(caught.value)
     assert "RAS" in str(caught.value)
@@ -80,7 +80,7 @@ def test_the_advice_of_the_error_works(tmp_path: Path) -> None:
     label: Any = nib.load(case.label)
     truth = np.asanyarray(label.dataobj).copy()
     nib.save(nib.Nifti1Image(truth[::-1], mirrored(label.affine, 0)), case.label)
-    with pytest.raises(ValueError, match="lies otherwise") as caught:
+    with pytest.raises(ValueError, match="expected the grid of its image") as caught:
         check_case(case, num_classes=2, channels=1)
     advice = re.search(r"nibabel\.processing\.(resample_from_to\(.*?order=0\))", str(caught.value))
     assert advice is not None
@@ -99,7 +99,7 @@ def test_the_advice_of_the_error_works(tmp_path: Path) -> None:
     ids=["half a pixel away", "most of a degree", "most of a per cent"],
 )
 def test_small_differences_are_a_warning(tmp_path: Path, affine: np.ndarray) -> None:
-    with pytest.warns(UserWarning, match=r"label\.nii: its affine differs from that of image\.nii, which is used"):
+    with pytest.warns(UserWarning, match=r"label\.nii: its affine differs slightly from that of image\.nii"):
         check_case(case_of(tmp_path, turned(), affine), num_classes=2, channels=1)
 
 
@@ -142,19 +142,19 @@ def spoilt(folder: Path, what: str) -> Path:
         grey = np.zeros(SHAPE, dtype=[("R", "u1"), ("G", "u1"), ("B", "u1")])
     elif what == "complex":
         grey = np.ones(SHAPE, np.complex64)
-    elif what == "no NIfTI":
+    elif what == "expected a NIfTI":
         nib.save(nib.MGHImage(grey, affine), folder / "a.mgz")
         return folder / "a.mgz"
     return save(folder / "a.nii", grey, affine)
 
 
 BAD_HEADERS = {
-    "parallel axes": "affine has no inverse",
-    "no length": "affine has no inverse",
-    "no number": "affine has no inverse",
+    "parallel axes": "expected an affine with an inverse",
+    "no length": "expected an affine with an inverse",
+    "no number": "expected an affine with an inverse",
     "colours": "colours",
     "complex": "complex numbers",
-    "no NIfTI": "no NIfTI",
+    "expected a NIfTI": "expected a NIfTI",
 }
 
 

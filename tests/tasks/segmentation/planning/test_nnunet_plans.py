@@ -69,7 +69,7 @@ def test_pickles_are_not_opened(tmp_path: Path) -> None:
 
     file = tmp_path / "nnUNetPlansv2.1_plans_2D.pkl"
     file.write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(ValueError, match=r"nnUNetPlansv2\.1_plans_2D\.pkl: plans of nnU-Net version 1 are pickles"):
+    with pytest.raises(ValueError, match=r"nnUNetPlansv2\.1_plans_2D\.pkl: expected .* got a pickle of version 1"):
         read_plans(file)
     assert not (tmp_path / "sprung").exists()
 
@@ -96,7 +96,7 @@ KWARGS = "architecture#arch_kwargs"
         (older, "patch_size", None, "2d#patch_size must be two positive whole numbers"),
         (older, "patch_size", [320, 24.5], "2d#patch_size must be two positive whole numbers"),
         (older, "patch_size", [64, 320, 256], "2d#patch_size must be two"),
-        (older, "patch_size", [321, 24], "2d#patch_size must be divisible by 16, found [321, 24]"),
+        (older, "patch_size", [321, 24], "2d#patch_size must be divisible by 16, got [321, 24]"),
         (older, "spacing", [0.0, 1.0], "2d#spacing must be two positive numbers"),
         (older, "batch_size", "twelve", "2d#batch_size must be a whole number"),
         (older, "UNet_class_name", "ResidualEncoderUNet", "network class must be PlainConvUNet"),
@@ -106,7 +106,7 @@ KWARGS = "architecture#arch_kwargs"
             older,
             "pool_op_kernel_sizes",
             [[1, 1], [2, 1], [2, 2], [2, 2], [2, 2]],
-            "of an axis with fewer of them first",
+            "where an axis with fewer poolings has them first",
         ),
         (older, "UNet_base_num_features", None, "2d#features_per_stage must be 5 numbers"),
         (older, "conv_kernel_sizes", [[3, 3]] * 4 + [[1, 3]], "2d#conv_kernel_sizes must be 3 throughout"),

@@ -134,7 +134,7 @@ def spoil_channels(root: Path) -> None:
 
 SPOILT: dict[str, tuple[Callable[[Path], Any], str]] = {
     "affine without a spacing": (spoil_affine, r"c1\.nii\.gz.*(spacing|affine)"),
-    "other channels than dataset.json says": (spoil_channels, r"c1\.nii\.gz: expected 1 channel\(s\), found 2"),
+    "other channels than dataset.json says": (spoil_channels, r"c1\.nii\.gz: expected 1 channel\(s\), got 2"),
     "a file that is not there": (lambda root: (root / "labelsTr" / "c0.nii.gz").unlink(), r"labelsTr/c0\.nii\.gz"),
 }
 
@@ -151,7 +151,7 @@ def test_what_would_spoil_a_training_is_named(what: str, tmp_path: Path) -> None
 def test_a_class_that_never_occurs_is_refused(tmp_path: Path) -> None:
     labels = {"0": "background", "1": "thing", "2": "ghost"}
     root = write(tmp_path / "d", [{}, {}], labels=labels)
-    with pytest.raises(ValueError, match=r"dataset\.json: 'labels' names class 2 \(ghost\), which occurs in none of"):
+    with pytest.raises(ValueError, match=r"dataset\.json: .* got none of 2 cases with class 2 \(ghost\)"):
         taken(root)
     both = {1: ((8, 12), (10, 16), (2, 4)), 2: ((1, 2), (1, 2), (1, 2))}
     found = taken(write(tmp_path / "e", [{}, {"label": both}], labels=labels))
@@ -184,7 +184,7 @@ def test_a_window_holds_what_resampling_makes_of_the_foreground(seed: int, tmp_p
     check_fit(slices, size)
     # No larger than it must be: a row or a column less would be too little, up to a tie at an edge.
     for smaller in ((size[0] - 4, size[1]), (size[0], size[1] - 4)):
-        with pytest.raises(ValueError, match="foreground outside"):
+        with pytest.raises(ValueError, match="expected foreground only"):
             check_fit(slices, smaller)
 
 
@@ -200,10 +200,10 @@ def test_lengths_in_another_unit_are_refused_where_they_count(tmp_path: Path) ->
     alike = write(tmp_path / "alike", [{}, {}])
     reunit(alike, "micron")
     assert not taken(alike).resampled
-    assert "c0.nii.gz: its header gives lengths in micron" in str(taken(alike).not_in_mm)
+    assert "c0.nii.gz: expected lengths in mm, got micron" in str(taken(alike).not_in_mm)
     apart = write(tmp_path / "apart", [{}, {"spacing": (0.8, 0.8, 3.0)}])
     reunit(apart, "meter", ("c1",))
-    with pytest.raises(ValueError, match=r"c1\.nii\.gz: its header gives lengths in metre, not in mm.*resampled"):
+    with pytest.raises(ValueError, match=r"c1\.nii\.gz: expected lengths in mm, got metre.*resampled"):
         taken(apart)
     reunit(apart, "mm")
     assert taken(apart).resampled
@@ -211,7 +211,7 @@ def test_lengths_in_another_unit_are_refused_where_they_count(tmp_path: Path) ->
 
 def test_lengths_that_can_only_be_metres_are_named(tmp_path: Path) -> None:
     spacings = [(4e-5, 4e-5, 1e-4), (5e-5, 4e-5, 1e-4)]
-    with pytest.raises(ValueError, match=r"c0\.nii\.gz: pixels of 4e-05 x 4e-05 mm, .* are they in metres\?"):
+    with pytest.raises(ValueError, match=r"c0\.nii\.gz: .*got 4e-05 x 4e-05, perhaps in metres"):
         taken(write(tmp_path / "apart", [{"spacing": spacing} for spacing in spacings]))
     assert taken(write(tmp_path / "alike", [{"spacing": spacings[0]}] * 2)).pixel == (4e-5, 4e-5)
 
@@ -226,7 +226,7 @@ def test_volumes_that_would_be_cut_across_different_axes_are_mentioned(tmp_path:
 
 def test_patches_that_would_mostly_be_margin_are_mentioned(tmp_path: Path) -> None:
     shape, content = (40, 50, 8), ((10, 30), (10, 35), (0, 8))
-    with pytest.warns(UserWarning, match="75% of a slice is empty margins .* CropForegroundd"):
+    with pytest.warns(UserWarning, match=r"75% of a slice is empty margins .*CropForegroundd"):
         found = taken(write(tmp_path / "d", [{"shape": shape, "content": content}] * 2))
     assert found.margins == 0.75
     whole = taken(write(tmp_path / "e", [{}, {}]))

@@ -90,10 +90,10 @@ def test_what_is_no_spacing_is_refused(spacing: tuple[float, ...]) -> None:
 @pytest.mark.parametrize(
     ("unit", "length", "said"),
     [
-        (3, 1.0, "lengths in micron"),
-        (1, 1.0, "lengths in metre"),
-        (17, 1.0, "in metre"),
-        (0, 1e-4, "are they in metres"),
+        (3, 1.0, "expected lengths in mm, got micron"),
+        (1, 1.0, "expected lengths in mm, got metre"),
+        (17, 1.0, "got metre"),
+        (0, 1e-4, "perhaps in metres"),
     ],
 )
 def test_lengths_that_are_no_mm_are_refused_by_the_files_name(unit: int, length: float, said: str) -> None:

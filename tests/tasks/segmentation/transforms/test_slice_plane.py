@@ -49,7 +49,7 @@ def test_axis_of_largest_spacing(spacing: tuple[float, float, float], axis: int,
     [
         (np.eye(3), "finite 4x4"),
         (np.full((4, 4), np.nan), "finite 4x4"),
-        (np.diag([1.0, 0.0, 1.0, 1.0]), r"positive spacing along each axis, found \[1.0, 0.0, 1.0\]"),
+        (np.diag([1.0, 0.0, 1.0, 1.0]), r"positive spacing along each axis, got \[1.0, 0.0, 1.0\]"),
     ],
 )
 def test_impossible_affine(affine: np.ndarray, message: str) -> None:
@@ -138,7 +138,7 @@ def test_missing_keys() -> None:
 
 
 def test_refuses_what_is_no_volume() -> None:
-    with pytest.raises(ValueError, match=r"channel-first volume \(C, x, y, z\), found shape \(4, 5, 6\)"):
+    with pytest.raises(ValueError, match=r"channel-first volume \(C, x, y, z\), got shape \(4, 5, 6\)"):
         SlicePlane()(torch.rand(4, 5, 6))
 
 
