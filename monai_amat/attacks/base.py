@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from monai_amat.attacks.norms import Norm
+from monai_amat.checks import check_per_sample
 
 __all__ = [
     "Attack",
@@ -124,15 +125,11 @@ def as_evaluation(value: Evaluation | Tensor, count: int) -> Evaluation:
         ValueError: when the loss or the verdict is not `(count,)`.
     """
     evaluation = value if isinstance(value, Evaluation) else Evaluation(value)
-    if evaluation.loss.shape != (count,):
-        raise ValueError(
-            f"the objective must return one loss a sample, shape ({count},), but returned "
-            f"{tuple(evaluation.loss.shape)}; use a PerSampleLoss, or monai_amat.losses.PerSample around any other loss"
-        )
-    if evaluation.accepted is not None and evaluation.accepted.shape != (count,):
-        raise ValueError(f"the verdict must have shape ({count},), got {tuple(evaluation.accepted.shape)}")
-    if evaluation.accepted is not None and evaluation.accepted.dtype != torch.bool:
-        raise TypeError(f"the verdict must be bool, accepted or not, got {evaluation.accepted.dtype}")
+    check_per_sample(evaluation.loss, count, "the loss of the objective")
+    if evaluation.accepted is not None:
+        check_per_sample(evaluation.accepted, count, "the verdict of the objective")
+        if evaluation.accepted.dtype != torch.bool:
+            raise TypeError(f"the verdict of the objective must be bool, got {evaluation.accepted.dtype}")
     return evaluation
 
 

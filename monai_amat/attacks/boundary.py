@@ -12,6 +12,7 @@ from monai_amat.attacks.base import AttackResult, Evaluation, Objective
 from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.pgd import AttackState, ProjectedGradientDescent
 from monai_amat.attacks.random_start import RandomStart
+from monai_amat.checks import check_not_negative, check_within
 
 __all__ = ["BoundaryPGD"]
 
@@ -62,10 +63,8 @@ class BoundaryPGD(ProjectedGradientDescent):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not self.floor >= 0:
-            raise ValueError(f"floor must not be negative, got {self.floor}")
-        if self.halvings < 0:
-            raise ValueError(f"halvings must not be negative, got {self.halvings}")
+        check_not_negative("floor", self.floor)
+        check_within("halvings", self.halvings, 0)
         if self.best_iterate:
             raise ValueError("BoundaryPGD returns the boundary point; best_iterate has no meaning here")
 

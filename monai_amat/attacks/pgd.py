@@ -22,6 +22,7 @@ from monai_amat.attacks.gradient import input_gradient
 from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.progress import at_progress, late_step
 from monai_amat.attacks.random_start import FullStart, RandomStart
+from monai_amat.checks import check_positive, check_within
 
 __all__ = ["AttackState", "ProjectedGradientDescent"]
 
@@ -118,10 +119,8 @@ class ProjectedGradientDescent:
     best_iterate: bool = False
 
     def __post_init__(self) -> None:
-        if self.steps < 0:
-            raise ValueError(f"steps must not be negative, got {self.steps}")
-        if not 0 < self.rel_step < float("inf"):
-            raise ValueError(f"rel_step (step size over radius) must be positive and finite, got {self.rel_step}")
+        check_within("steps", self.steps, 0)
+        check_positive("rel_step (step size over radius)", self.rel_step)
         if self.clip_range is not None:
             low, high = self.clip_range
             if not low < high:

@@ -7,6 +7,8 @@ from typing import Protocol
 
 from torch import Tensor
 
+from monai_amat.checks import check_positive
+
 __all__ = ["FullStart", "InnerStart", "RandomStart"]
 
 
@@ -48,8 +50,7 @@ class InnerStart:
     step: float
 
     def __post_init__(self) -> None:
-        if not self.step > 0:
-            raise ValueError(f"InnerStart(step) must be positive (the Δ of the margin rule), got {self.step}")
+        check_positive("step (Δ of the margin rule)", self.step)
 
     def __call__(self, radius: Tensor) -> Tensor:
         """Return `max(radius − step, step)`; the attack projects the start onto its own ball."""

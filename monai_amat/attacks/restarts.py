@@ -10,6 +10,7 @@ from torch import Tensor
 
 from monai_amat.attacks.base import Attack, AttackResult, Objective, as_evaluation, check_attack
 from monai_amat.attacks.norms import Norm, per_sample
+from monai_amat.checks import check_within
 from monai_amat.seeding import fold
 
 __all__ = ["Restarts"]
@@ -35,8 +36,7 @@ class Restarts:
 
     def __post_init__(self) -> None:
         check_attack(self.attack)
-        if self.times < 1:
-            raise ValueError(f"times must be at least 1, got {self.times}")
+        check_within("times", self.times, 1)
 
     @property
     def norm(self) -> Norm:

@@ -12,6 +12,7 @@ from monai.transforms.transform import MapTransform
 from torch import nn
 
 from monai_amat.attacks import Attack, check_attack
+from monai_amat.checks import check_not_negative
 from monai_amat.engines.frozen import evaluating, frozen, unwrap
 from monai_amat.engines.objective import BatchObjective
 from monai_amat.engines.trees import like, plain
@@ -67,8 +68,7 @@ class AdversarialNoised(MapTransform):
         seed_key: str = "sample_seed",
     ) -> None:
         super().__init__(key)
-        if not 0 <= epsilon < float("inf"):
-            raise ValueError(f"epsilon must be finite and not negative, got {epsilon}")
+        check_not_negative("epsilon", epsilon)
         if not isinstance(loss, PerSampleLoss):
             raise TypeError(f"{type(loss).__name__} is not a PerSampleLoss; wrap it: monai_amat.losses.PerSample(loss)")
         if check_attack(attack).needs_verdicts:

@@ -8,8 +8,10 @@ from typing import Any
 import torch
 from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from monai_amat.attacks import Evaluation, SampleMetric
+from monai_amat.checks import check_per_sample
 from monai_amat.engines.trees import select
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.margins.acceptance import Acceptance, Measurement
@@ -25,9 +27,9 @@ def measure(loss: PerSampleLoss, pred: Any, target: Any) -> Measurement:
     """
     with torch.no_grad():
         terms = loss.terms(pred, target)
-        wrong = {name: tuple(value.shape) for name, value in terms.items() if value.ndim != 1}
-        if wrong:
-            raise ValueError(f"loss terms must have shape (B,), got {wrong}; see monai_amat.losses.PerSampleLoss")
+        count = tree_leaves(pred)[0].shape[0]
+        for name, value in terms.items():
+            check_per_sample(value, count, f"loss term {name!r}")
         return Measurement({**terms, "total": loss.total(terms)}, loss.prediction(pred, target), target)
 
 

@@ -14,6 +14,7 @@ from monai.inferers import Inferer, SimpleInferer
 from torch import Tensor, nn
 
 from monai_amat.attacks import Attack, AttackResult, check_attack
+from monai_amat.checks import check_not_negative
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
 from monai_amat.engines.objective import BatchObjective
 from monai_amat.engines.trees import batch_size, double, like, plain
@@ -186,8 +187,7 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         )
         if isinstance(radius, Real):
             radius = float(radius)
-            if not 0 <= radius < float("inf"):
-                raise ValueError(f"radius must be finite and not negative, got {radius}")
+            check_not_negative("radius", radius)
         elif isinstance(radius, SampleMargins):
             raise TypeError(
                 "radius is SampleMargins, which do not move by themselves; give AdaptiveMargins(margins, acceptance=…, "
@@ -286,8 +286,7 @@ class PrepareBatchNoisy(_PrepareBatchAttack):
 
     def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 <= epsilon < float("inf"):
-            raise ValueError(f"epsilon must be finite and not negative, got {epsilon}")
+        check_not_negative("epsilon", epsilon)
         if self.attack.needs_verdicts:
             raise ValueError(f"{type(self.attack).__name__} stops at a boundary and cannot be used for evaluation")
         self.epsilon = epsilon

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from torch import nn
 
+from monai_amat.changes import refuse_changed
 from monai_amat.files import whole_file
 
 __all__ = ["ReadsForeignWeights", "load_weights", "save_weights"]
@@ -109,11 +110,8 @@ def _check_settings(path: Path, kept: Any, here: Mapping[str, Any]) -> None:
     for key in (key for key in here if key in kept):
         # The command line makes a tuple of (100,80), a configuration a list.
         there, now = (str(list(v) if isinstance(v, tuple) else v) for v in (kept[key], here[key]))
-        if there != now:
-            raise ValueError(
-                f'{path} was trained with {key} {there}, not {now}: give --{key} "{there}", or leave {key} out of the '
-                "settings to be checked (trained_with)"
-            )
+        advice = f'give --{key} "{there}", or leave {key} out of the settings to be checked (trained_with)'
+        refuse_changed(path, there, now, advice, name=key, error=ValueError)
 
 
 def mismatches(

@@ -9,6 +9,8 @@ from ignite.engine import Engine, Events
 from monai.engines.utils import IterationEvents
 from torch import Tensor
 
+from monai_amat.checks import check_positive
+
 __all__ = ["GradientClipHandler", "accumulation_window"]
 
 
@@ -41,8 +43,7 @@ class GradientClipHandler:
     """
 
     def __init__(self, max_norm: float = 12.0, *, norm_type: float = 2.0) -> None:
-        if not max_norm > 0:
-            raise ValueError(f"max_norm must be above 0, got {max_norm}.")
+        check_positive("max_norm", max_norm)
         self.max_norm = max_norm
         self.norm_type = norm_type
         self._last_norm: Tensor | None = None

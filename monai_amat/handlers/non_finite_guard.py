@@ -14,6 +14,7 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 from torch.nn.modules.batchnorm import _NormBase
 
+from monai_amat.checks import check_within
 from monai_amat.handlers.gradient_clip import accumulation_window
 from monai_amat.handlers.ranks import is_distributed
 
@@ -59,8 +60,7 @@ class NonFiniteGuardHandler:
     """
 
     def __init__(self, max_consecutive: int = 10) -> None:
-        if max_consecutive < 1:
-            raise ValueError(f"max_consecutive must be at least 1, got {max_consecutive}.")
+        check_within("max_consecutive", max_consecutive, 1)
         self.max_consecutive = max_consecutive
         self.total = 0
         self.consecutive = 0

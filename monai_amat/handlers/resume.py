@@ -14,7 +14,8 @@ import torch.distributed as dist
 from ignite.engine import Engine, Events
 from torch import Tensor, nn
 
-from monai_amat.changes import changes
+from monai_amat.changes import refuse_changed
+from monai_amat.checks import check_within
 from monai_amat.ending import say_how_to_go_on
 from monai_amat.engines import unwrap
 from monai_amat.files import whole_file
@@ -97,8 +98,8 @@ class ResumeHandler:
         fingerprint: str | None = None,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
-        if every < 1 or keep < 1:
-            raise ValueError(f"every and keep must be at least 1, got every={every} and keep={keep}.")
+        check_within("every (epochs)", every, 1)
+        check_within("keep (files)", keep, 1)
         self.save_dir = Path(save_dir)
         self.objects = dict(objects or {})
         self.every = every
@@ -244,22 +245,24 @@ class ResumeHandler:
         logger.info("resumed from %s after epoch %d of %d.", path, payload["epoch"], engine.state.max_epochs)
 
     def _check_belongs(self, engine: Any, path: Path, payload: dict[str, Any], expected: set[str]) -> None:
-        if payload["epoch_length"] != engine.state.epoch_length:
-            raise RuntimeError(
-                f"{path} was made with {payload['epoch_length']} iterations an epoch, this run has "
-                f"{engine.state.epoch_length}: use the same data, batch size and number of ranks, or another save_dir."
+        refuse_changed(
+            path,
+            payload["epoch_length"],
+            engine.state.epoch_length,
+            "use the same data, batch size and number of processes, or another save_dir",
+            name="iterations per epoch",
+        )
+        if self.fingerprint and payload["fingerprint"]:
+            refuse_changed(
+                path,
+                payload["fingerprint"],
+                self.fingerprint,
+                "use the same list of data, or another save_dir",
+                name="a data set of fingerprint",
             )
-        if self.fingerprint and payload["fingerprint"] and payload["fingerprint"] != self.fingerprint:
-            raise RuntimeError(
-                f"{path} was made on another data set (fingerprint {payload['fingerprint']}, here {self.fingerprint}): "
-                "use the same data list, or another save_dir."
-            )
-        changed = list(changes(payload["settings"], self.settings))
-        if changed:
-            raise RuntimeError(
-                f"{path} was made under other settings ({'; '.join(changed)}): go on with the same, or use another "
-                "save_dir."
-            )
+        refuse_changed(
+            path, payload["settings"], self.settings, "go on with the same settings, or use another save_dir"
+        )
         missing, unexpected = expected - set(payload["objects"]), set(payload["objects"]) - expected
         if missing or unexpected:
             raise RuntimeError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,33 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-
-def check_per_sample(value: Any, batch: int, name: str) -> None:
-    """Refuse a loss term that is not one number a sample.
-
-    Args:
-        value: the term.
-        batch: number of samples B.
-        name: the term's name, for the message.
-
-    Raises:
-        TypeError: if `value` is not a tensor.
-        ValueError: if its shape is not `(B,)`.
-
-    Example:
-        >>> check_per_sample(torch.zeros(3), 3, "dice")
-        >>> check_per_sample(torch.tensor(0.5), 3, "dice")
-        Traceback (most recent call last):
-        ...
-        ValueError: loss term 'dice' must hold one value a sample, shape (3,), but has shape (): do not reduce over ...
-    """
-    if not isinstance(value, Tensor):
-        raise TypeError(f"loss term {name!r} must be a tensor of shape ({batch},), but is a {type(value).__name__}.")
-    if value.shape != (batch,):
-        raise ValueError(
-            f"loss term {name!r} must hold one value a sample, shape ({batch},), but has shape {tuple(value.shape)}: "
-            "do not reduce over the batch, and reduce over everything else."
-        )
+from monai_amat.checks import check_not_negative, check_per_sample
 
 
 def full_precision(tensor: Tensor) -> Tensor:
@@ -89,8 +62,7 @@ class PerSampleLoss(nn.Module, ABC):
         super().__init__()
         self.weights = {name: float(weight) for name, weight in (weights or {}).items()}
         for name, weight in self.weights.items():
-            if not (math.isfinite(weight) and weight >= 0):
-                raise ValueError(f"weight of loss term {name!r} must be finite and at least 0, but is {weight}.")
+            check_not_negative(f"weight of loss term {name!r}", weight)
         if isinstance(judged, str) or not judged:
             raise ValueError(f"judged must be a non-empty sequence of term names or 'total', but is {judged!r}.")
         self.judged = tuple(judged)
@@ -134,7 +106,7 @@ class PerSampleLoss(nn.Module, ABC):
         terms = self.terms(pred, target)
         batch = tree_leaves(pred)[0].shape[0]
         for name, value in terms.items():
-            check_per_sample(value, batch, name)
+            check_per_sample(value, batch, f"loss term {name!r}")
         total = self.total(terms)
         self._forward_terms = {name: value.detach() for name, value in {**terms, "total": total}.items()}
         return total

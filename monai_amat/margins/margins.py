@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_not_negative
 from monai_amat.margins.rules import MarginRule
 
 __all__ = ["SampleMargins"]
@@ -37,8 +38,7 @@ class SampleMargins:
     def __init__(self, size: int, initial: float, *, fingerprint: str = "") -> None:
         if size < 1:
             raise ValueError(f"margins need at least one sample, got size {size}; is the training split empty?")
-        if not 0 <= initial < float("inf"):
-            raise ValueError(f"the initial margin must be finite and not negative, got {initial}")
+        check_not_negative("the initial margin", initial)
         self.fingerprint = fingerprint
         self.values = torch.full((size,), float(initial), dtype=torch.float32, device="cpu")
 

@@ -8,6 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_positive, check_within
+
 __all__ = ["BoundaryRule", "MarginRule", "PaperRule", "PathRule"]
 
 
@@ -43,14 +45,11 @@ class MarginRule:
     decay: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0 < self.step < float("inf"):
-            raise ValueError(f"step (Δ) must be positive and finite, got {self.step}")
-        if self.max_margin is not None and not self.max_margin >= self.step:
-            raise ValueError(f"max_margin must be at least the step Δ={self.step}, got {self.max_margin}")
-        if not 0 <= self.min_margin <= self.step:
-            raise ValueError(f"min_margin must lie in [0, Δ={self.step}], got {self.min_margin}")
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"decay must lie in (0, 1], got {self.decay}")
+        check_positive("step (Δ)", self.step)
+        if self.max_margin is not None:
+            check_within("max_margin", self.max_margin, self.step)
+        check_within("min_margin", self.min_margin, 0, self.step)
+        check_within("decay", self.decay, 0, 1, without=0)
 
     def __call__(self, margin: Tensor, accepted: Tensor, noise_norm: Tensor) -> Tensor:
         """New margins.

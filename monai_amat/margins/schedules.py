@@ -9,6 +9,7 @@ import torch
 from ignite.engine import Events
 from torch import Tensor
 
+from monai_amat.checks import check_not_negative, check_within
 from monai_amat.seeding import fold, generator
 
 __all__ = ["LinearRadius", "RadiusSchedule", "RadiusSource", "UniformRadius"]
@@ -77,8 +78,8 @@ class UniformRadius(RadiusSchedule):
 
     def __init__(self, low: float, high: float, *, seed: int = 0) -> None:
         super().__init__()
-        if not 0 <= low <= high < float("inf"):
-            raise ValueError(f"radii are drawn between finite bounds 0 ≤ low ≤ high, got low {low}, high {high}")
+        check_not_negative("high", high)
+        check_within("low", low, 0, high)
         self.low = float(low)
         self.high = float(high)
         self.seed = seed
@@ -109,8 +110,7 @@ class LinearRadius(RadiusSchedule):
     def __init__(self, start: float, end: float) -> None:
         super().__init__()
         for name, value in (("start", start), ("end", end)):
-            if not 0 <= value < float("inf"):
-                raise ValueError(f"{name} must be finite and not negative, got {value}")
+            check_not_negative(name, value)
         self.start = float(start)
         self.end = float(end)
 

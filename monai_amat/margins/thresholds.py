@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from monai_amat.changes import changes
+from monai_amat.changes import refuse_changed
+from monai_amat.checks import check_within
 from monai_amat.files import write_text_whole
 from monai_amat.margins.statistics import MeanStd, ThresholdStatistic
 
@@ -162,13 +163,14 @@ class Thresholds:
         for name, wanted in (expected or {}).items():
             if name not in provenance:
                 continue
-            # As the file would hold it: a tuple there is a list.
-            changed = list(changes(provenance[name], json.loads(json.dumps(wanted)), name))
-            if changed:
-                raise ValueError(
-                    f"{path} was fitted with another {name} ({'; '.join(changed)}); fit it again with calibrate.json "
-                    "and the settings that are trained"
-                )
+            refuse_changed(
+                path,
+                provenance[name],
+                json.loads(json.dumps(wanted)),  # as the file would hold it: a tuple there is a list
+                "fit the thresholds again with calibrate.json and the settings of the training",
+                name=name,
+                error=ValueError,
+            )
         try:
             return cls(values, provenance)
         except ValueError as error:
@@ -195,10 +197,8 @@ class RunningThresholds:
     """
 
     def __init__(self, *, k: float = 0.0, momentum: float = 0.99, warmup: int = 500) -> None:
-        if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
-        if warmup < 1:
-            raise ValueError(f"warmup must be at least one step, got {warmup}")
+        check_within("momentum", momentum, 0, 1, without=1)
+        check_within("warmup (steps)", warmup, 1)
         self.k = k
         self.momentum = momentum
         self.warmup = warmup

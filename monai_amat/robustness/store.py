@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from monai_amat.changes import changes
+from monai_amat.changes import refuse_changed
 from monai_amat.files import whole_file
 
 __all__ = ["RowStore", "read_rows", "write_rows"]
@@ -90,8 +90,7 @@ class RowStore:
         now = json.loads(json.dumps(settings))
         if self._open.execute("SELECT 1 FROM rows LIMIT 1").fetchone():
             kept = self._open.execute("SELECT json FROM settings").fetchone()
-            if changed := list(changes(json.loads(kept[0]) if kept else {}, now)):
-                raise RuntimeError(f"{self.file} holds rows of another run: {'; '.join(changed)}; {self._advice}")
+            refuse_changed(self.file, json.loads(kept[0]) if kept else {}, now, self._advice)
         with self._transaction():
             self._open.execute("DELETE FROM settings")
             self._open.execute("INSERT INTO settings VALUES (?)", (json.dumps(now),))

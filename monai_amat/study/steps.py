@@ -17,7 +17,7 @@ from typing import Any
 
 from monai.bundle import ConfigParser
 
-from monai_amat.changes import changes
+from monai_amat.changes import refuse_changed
 from monai_amat.files import write_text_whole
 from monai_amat.study.arms import Bundle
 from monai_amat.study.process import Processes
@@ -135,19 +135,13 @@ class Step:
             return {}
         before, now = _without_indifferent(content["values"]), self._decisive()
         kept = {key for key in before if key in now or self.reads(key)}
-        changed = sorted(
-            f"{key}: {before.get(key)!r}, now {now.get(key)!r}"
-            for key in kept | now.keys()
-            if before.get(key) != now.get(key)
-        )
+        advice = f"choose another output_dir, or delete it and what {self.name} made there"
+        names = sorted(kept | now.keys())
+        there, here = ({key: values.get(key) for key in names} for values in (before, now))
+        refuse_changed(self.record, there, here, advice)
         # A step that failed may have failed of what its files said. What it kept to go on from is guarded by itself.
         if content["complete"] and "config" in content:
-            changed += changes(self._concerning(content["config"]), self._config())
-        if changed:
-            raise RuntimeError(
-                f"{self.output_dir} holds {self.name} with other settings ({'; '.join(changed)}); choose another "
-                f"output_dir, or delete {self.record} and what {self.name} made there"
-            )
+            refuse_changed(self.record, self._concerning(content["config"]), self._config(), advice)
         self._check_needed(content.get("after", {}))
         # With a network more to start from, as a transfer attack does, there is more to do.
         if "after" in content and content["after"].keys() != {step._title for step in self.after}:

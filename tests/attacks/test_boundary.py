@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -259,23 +258,6 @@ def test_no_room_for_noise_returns_the_input_with_its_verdict(batch: int) -> Non
     assert torch.equal(result.noisy, inputs)
     assert result.steps.tolist() == [0] * batch
     assert verdicts(result)[0] == [True, False, True][:batch]
-
-
-@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
-def test_works_where_the_caller_has_gradients_off(caller: Callable[[], Any]) -> None:
-    objective, inputs = line([3.3, 100.0, -1.0])
-    attack = BoundaryPGD(steps=10, floor=1.0)
-    expected = attack(objective, inputs, 8.0)
-    with caller():
-        result = attack(objective, inputs + 0.0, 8.0)
-    assert torch.equal(result.noisy, expected.noisy)
-
-
-def test_it_asks_for_verdicts() -> None:
-    assert BoundaryPGD().needs_verdicts
-    assert not ProjectedGradientDescent().needs_verdicts
-    with pytest.raises(ValueError, match="needs a verdict"):
-        BoundaryPGD()(lambda noisy, rows: noisy.sum(1), torch.zeros(1, 2), 1.0)
 
 
 @pytest.mark.parametrize(

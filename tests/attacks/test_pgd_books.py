@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -28,56 +26,6 @@ def classify(network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], T
 
 
 # What it may not touch
-
-
-def test_the_same_seeds_give_the_same_noise_and_no_global_state_moves(network: nn.Sequential) -> None:
-    labels, images = torch.tensor([0, 1, 2, 0]), torch.rand(4, 1, 8, 8)
-    network.train()
-    network[2].eval()
-    network[0].weight.requires_grad_(False)
-    modes = [module.training for module in network.modules()]
-    wanted = [parameter.requires_grad for parameter in network.parameters()]
-    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()  # type: ignore[index]
-    attack, objective = ProjectedGradientDescent(steps=3), classify(network, labels)
-    first = attack(objective, images, 1.0, seeds=[1, 2, 3, 4]).noisy
-    assert torch.equal(torch.get_rng_state(), states[0])
-    assert np.array_equal(np.random.get_state()[1], states[1])  # type: ignore[index]
-    assert random.getstate() == states[2]
-    assert [module.training for module in network.modules()] == modes
-    assert [parameter.requires_grad for parameter in network.parameters()] == wanted
-    assert all(parameter.grad is None for parameter in network.parameters())
-    torch.manual_seed(99)
-    assert torch.equal(attack(objective, images, 1.0, seeds=[1, 2, 3, 4]).noisy, first)
-    other = attack(objective, images, 1.0, seeds=[1, 2, 3, 5]).noisy
-    assert torch.equal(other[:3], first[:3])
-    assert not torch.equal(other[3], first[3])
-
-
-def test_without_seeds_sample_i_draws_from_seed_i() -> None:
-    inputs = torch.zeros(3, 5)
-    attack = ProjectedGradientDescent(steps=0)
-    assert torch.equal(attack(ripple, inputs, 1.0).noisy, attack(ripple, inputs, 1.0, seeds=[0, 1, 2]).noisy)
-
-
-@pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
-def test_works_where_the_caller_has_gradients_off(network: nn.Sequential, caller: Callable[[], Any]) -> None:
-    labels, images = torch.tensor([0, 1, 2, 0]), torch.rand(4, 1, 8, 8)
-    attack = ProjectedGradientDescent(steps=3, best_iterate=True)
-    expected = attack(classify(network, labels), images, 1.0)
-    with caller():
-        inside, radius = images + 0.0, torch.ones(4)  # made in the mode, as a loader's tensors may be
-        result = attack(classify(network, labels), inside, radius)
-        assert torch.is_grad_enabled() is False
-    assert torch.equal(result.noisy, expected.noisy)
-    assert not result.noisy.requires_grad
-    assert not result.noisy.is_inference()
-
-
-def test_inputs_that_ask_for_gradients_get_none() -> None:
-    inputs = torch.randn(2, 4, requires_grad=True)
-    result = ProjectedGradientDescent(steps=2)(ripple, inputs, 1.0)
-    assert inputs.grad is None
-    assert not result.noisy.requires_grad
 
 
 def test_an_objective_may_change_what_it_is_given_in_place() -> None:
@@ -212,7 +160,7 @@ def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"steps": -1}, "steps must not be negative"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
         ({"rel_step": 0.0}, "rel_step"),
         ({"rel_step": -1.0}, "rel_step"),
         ({"rel_step": math.nan}, "rel_step"),
@@ -258,22 +206,11 @@ def test_bad_inputs_and_radii(inputs: Tensor, radius: Any, error: type[Exception
         ProjectedGradientDescent(clip_range=(0.0, 1.0))(ripple, inputs, radius)
 
 
-def test_as_many_seeds_as_samples() -> None:
-    with pytest.raises(ValueError, match="2 samples need as many seeds, got 3"):
-        ProjectedGradientDescent()(ripple, torch.zeros(2, 3), 1.0, seeds=[1, 2, 3])
-
-
 @pytest.mark.parametrize(
-    ("objective", "error", "message"),
-    [
-        (lambda noisy, rows: noisy.sum(), ValueError, r"shape \(2,\), but returned \(\)"),
-        (lambda noisy, rows: noisy, ValueError, r"returned \(2, 3\)"),
-        (lambda noisy, rows: noisy.detach().sum(1), ValueError, "does not depend on the noisy input"),
-        (lambda noisy, rows: torch.ones(2, requires_grad=True) * 2, ValueError, "does not depend on the noisy input"),
-        (lambda noisy, rows: Evaluation(noisy.sum(1), torch.tensor(True)), ValueError, "verdict"),
-        (lambda noisy, rows: Evaluation(noisy.sum(1), torch.ones(2)), TypeError, "verdict.*bool.*float32"),
-    ],
+    "objective",
+    [lambda noisy, rows: noisy.detach().sum(1), lambda noisy, rows: torch.ones(2, requires_grad=True) * 2],
+    ids=["detached", "of another input"],
 )
-def test_an_objective_must_answer_per_sample(objective: Any, error: type[Exception], message: str) -> None:
-    with pytest.raises(error, match=message):
+def test_a_loss_must_depend_on_the_noisy_input(objective: Any) -> None:
+    with pytest.raises(ValueError, match="does not depend on the noisy input"):
         ProjectedGradientDescent(steps=1)(objective, torch.zeros(2, 3), 1.0)

@@ -83,17 +83,6 @@ def test_more_restarts_never_weaken_and_the_first_is_the_plain_attack() -> None:
     assert (losses[2] > losses[0]).any()
 
 
-def test_a_sample_is_attacked_alike_alone_and_in_a_batch() -> None:
-    torch.manual_seed(1)
-    inputs, radius, seeds = torch.randn(3, 2, 3), torch.tensor([0.5, 1.0, 2.0]), [5, 6, 7]
-    attack = Restarts(ProjectedGradientDescent(steps=3), 3)
-    together = attack(ripple, inputs, radius, seeds=seeds)
-    for row in range(3):
-        one = slice(row, row + 1)
-        alone = attack(ripple, inputs[one], radius[one], seeds=seeds[one])
-        torch.testing.assert_close(alone.noisy[0], together.noisy[row], rtol=0, atol=1e-5)
-
-
 def test_without_seeds_it_repeats_itself_and_its_runs_differ() -> None:
     inputs = torch.zeros(2, 4)
     attack = Restarts(ProjectedGradientDescent(steps=1), 2)
@@ -101,19 +90,6 @@ def test_without_seeds_it_repeats_itself_and_its_runs_differ() -> None:
     listed = Listed(inputs, inputs)
     Restarts(listed, 2)(ripple, inputs, 1.0)
     assert not set(listed.seeds[0]) & set(listed.seeds[1])
-
-
-def test_the_result_may_be_trained_on_wherever_it_was_made() -> None:
-    attack = Restarts(ProjectedGradientDescent(steps=1), 2)
-    with torch.inference_mode():
-        noisy = attack(ripple, torch.zeros(2, 4) + 0.0, 1.0).noisy
-    assert not noisy.is_inference()
-    assert not noisy.requires_grad
-
-
-def test_an_objective_must_answer_per_sample() -> None:
-    with pytest.raises(ValueError, match=r"shape \(2,\)"):
-        Restarts(Listed(torch.zeros(2, 1)), 1)(lambda noisy, rows: noisy.sum(), torch.zeros(2, 1), 1.0)
 
 
 @pytest.mark.parametrize("times", [0, -1])

@@ -172,13 +172,13 @@ def test_weights_that_do_not_fit_are_named(bundle: BundleRunner, names: tuple[st
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"train_cases": 2}, "made on another data set"),
+        ({"train_cases": 2}, "made with a data set of fingerprint"),
         ({"base_features": 6}, "another architecture of 'network'"),
-        ({"iterations_per_epoch": 3}, "iterations an epoch"),
-        ({"seed": 1}, "made under other settings (seed: 0 there, 1 here)"),
-        ({"max_epochs": 4}, "made under other settings (max_epochs: 2 there, 4 here)"),
-        ({"train#random_transforms": []}, "made under other settings (transforms.transforms: [{"),
-        ({"optimizer#weight_decay": 0.5}, "there, 0.5 here)"),
+        ({"iterations_per_epoch": 3}, "iterations per epoch"),
+        ({"seed": 1}, "made with seed 0, but this run has 1"),
+        ({"max_epochs": 4}, "made with max_epochs 2, but this run has 4"),
+        ({"train#random_transforms": []}, "made with transforms.transforms [{"),
+        ({"optimizer#weight_decay": 0.5}, ", but this run has 0.5"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_before_training(
@@ -196,7 +196,7 @@ def test_a_checkpoint_of_another_arm_is_refused_before_training(
 ) -> None:
     shutil.copytree(std, tmp_path / "out")
     message = bundle.failure("amat", output_dir=str(tmp_path / "out"))
-    assert "resume_epoch=0002.pt was made under other settings (arm: std there, amat here" in message
+    assert "resume_epoch=0002.pt was made with arm std, but this run has amat" in message
     assert not started
 
 
@@ -205,7 +205,7 @@ def test_thresholds_of_another_data_set_are_refused_before_training(
 ) -> None:
     file = str(std / "thresholds.json")
     message = bundle.failure("amat", thresholds_file=file, train_cases=2, output_dir=str(tmp_path / "out"))
-    assert f"{file} was fitted with another data" in message
+    assert f"{file} was made with data " in message
     assert not started
 
 

@@ -117,7 +117,7 @@ def test_thresholds_of_another_loss_or_size_are_refused(
         (("amat",), {"train#random_transforms": []}, "transforms"),
     ):
         message = cephalometric.failure(*names, thresholds_file=file, output_dir=str(tmp_path / "out"), **values)
-        assert f"{file} was fitted with another {what}" in message
+        assert f"{file} was made with {what}" in message
 
 
 def test_evaluation_and_robustness_curve_come_to_the_same_figures(

@@ -169,12 +169,13 @@ def test_weights_of_other_settings_are_refused_before_anything_is_loaded(tmp_pat
     save_weights(network(seed=1), tmp_path / "model.pt", {"image_size": [100, 80], "reader": "mean"})
     here, before = network(seed=2), network(seed=2)
     message = (
-        f'{tmp_path / "model.pt"} was trained with image_size [100, 80], not [200, 160]: give --image_size "[100, 80]"'
+        f"{tmp_path / 'model.pt'} was made with image_size [100, 80], but this run has [200, 160]: "
+        'give --image_size "[100, 80]"'
     )
     with pytest.raises(ValueError, match=re.escape(message)):
         load_weights(here, tmp_path / "model.pt", {"image_size": [200, 160]})
     assert same(here, before)
-    with pytest.raises(ValueError, match='trained with reader mean, not None: give --reader "mean"'):
+    with pytest.raises(ValueError, match='made with reader mean, but this run has None: give --reader "mean"'):
         load_weights(here, tmp_path / "model.pt", {"image_size": (100, 80), "reader": None})
 
 

@@ -42,7 +42,7 @@ class Margins:
 
 def test_files_of_other_runs_are_refused_by_name(tmp_path: Path) -> None:
     Run(tmp_path, epochs=1).run()
-    refused("made with 6 iterations an epoch, this run has 4", tmp_path, batch=3)
+    refused("made with iterations per epoch 6, but this run has 4", tmp_path, batch=3)
     refused(
         r"another architecture of 'network'.*0\.weight: \(2, 1, 3, 3\) there, \(3, 1, 3, 3\) here", tmp_path, width=3
     )
@@ -55,7 +55,7 @@ def test_files_of_other_runs_are_refused_by_name(tmp_path: Path) -> None:
 def test_another_data_set_is_refused(tmp_path: Path) -> None:
     settings = {"objects": {"margins": Margins("a")}, "fingerprint": "a"}
     Run(tmp_path, epochs=1, settings=settings).run()
-    refused("another data set .fingerprint a, here b", tmp_path, settings={**settings, "fingerprint": "b"})
+    refused("a data set of fingerprint a, but this run has b", tmp_path, settings={**settings, "fingerprint": "b"})
     other = {"objects": {"margins": Margins("b")}, "fingerprint": None}
     refused("cannot restore 'margins': margins belong to another data set", tmp_path, settings=other)
 
@@ -120,7 +120,7 @@ def test_objects_are_checked(tmp_path: Path) -> None:
         ResumeHandler(tmp_path, {"bad": 3})
     with pytest.raises(ValueError, match=r"objects\['network'\]"):
         ResumeHandler(tmp_path, {"network": nn.Linear(1, 1)})
-    with pytest.raises(ValueError, match="every=0"):
+    with pytest.raises(ValueError, match=r"every .epochs. must be at least 1, got 0"):
         ResumeHandler(tmp_path, every=0)
 
 
@@ -142,7 +142,7 @@ def test_a_run_under_other_settings_is_refused(tmp_path: Path) -> None:
     """Two arms that share a folder by mistake have the same objects, data and epoch length."""
     Run(tmp_path, epochs=1, settings={"settings": {"arm": "sat", "epsilon": 5.0}}).engine.run()
     other = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 10.0}})
-    with pytest.raises(RuntimeError, match=r"other settings \(epsilon: 5\.0 there, 10\.0 here\)"):
+    with pytest.raises(RuntimeError, match=r"with epsilon 5\.0, but this run has 10\.0"):
         other.engine.run()
     same = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 5.0}})
     same.engine.run()

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_per_sample
 from monai_amat.losses import PerSampleLoss
-from monai_amat.losses.base import check_per_sample, full_precision
+from monai_amat.losses.base import full_precision
 
 
 class TwoTerms(PerSampleLoss):
@@ -75,7 +76,7 @@ def test_a_weight_that_names_no_term_is_refused() -> None:
 @pytest.mark.parametrize(
     ("terms", "error", "message"),
     [
-        ({"a": torch.tensor(1.0)}, ValueError, r"'a' must hold one value a sample, shape \(2,\), but has shape \(\)"),
+        ({"a": torch.tensor(1.0)}, ValueError, r"'a' must hold one value per sample, shape \(2,\), got shape \(\)"),
         ({"a": torch.zeros(2), "b": torch.zeros(2, 3)}, ValueError, r"'b'.*shape \(2, 3\)"),
         ({"a": torch.zeros(1)}, ValueError, r"'a'.*shape \(1,\)"),
         ({"a": 1.0}, TypeError, "'a' must be a tensor.*float"),

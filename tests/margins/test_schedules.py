@@ -98,9 +98,9 @@ def test_a_schedule_without_a_trainer_says_what_to_do(schedule: RadiusSchedule) 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: UniformRadius(-1.0, 2.0), "0 ≤ low ≤ high, got low -1.0"),
-        (lambda: UniformRadius(3.0, 2.0), "got low 3.0, high 2.0"),
-        (lambda: UniformRadius(0.0, float("inf")), "high inf"),
+        (lambda: UniformRadius(-1.0, 2.0), "low must lie in \\[0, 2.0\\], got -1.0"),
+        (lambda: UniformRadius(3.0, 2.0), "low must lie in \\[0, 2.0\\], got 3.0"),
+        (lambda: UniformRadius(0.0, float("inf")), "high must be finite and not negative, got inf"),
         (lambda: LinearRadius(0.0, float("nan")), "end must be finite and not negative, got nan"),
         (lambda: LinearRadius(-1.0, 1.0), "start must be finite and not negative, got -1.0"),
     ],

@@ -271,7 +271,7 @@ def test_thresholds_of_another_loss_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "thresholds.json"
     Thresholds({"total": 0.5}, {"loss": {"dice_over": "all"}}).save(file)
     assert Thresholds.load(file, {"loss": {"dice_over": "all"}, "data": "unknown to the file"}).values["total"] == 0.5
-    with pytest.raises(ValueError, match=r"another loss \(loss\.dice_over: all there, present here\); fit it again"):
+    with pytest.raises(ValueError, match=r"dice_over all, but this run has present: fit the thresholds"):
         Thresholds.load(file, {"loss": {"dice_over": "present"}})
 
 

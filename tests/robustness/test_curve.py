@@ -184,9 +184,9 @@ def test_samples_of_an_inner_subset_keep_their_source_ids(make_curve: MakeCurve)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"attack": ProjectedGradientDescent(steps=4, rel_step=0.5)}, "attack.steps: 3 there, 4 here"),
-        ({"loss": DiceCELoss(dice_over="present")}, "loss.dice_over: all there, present here"),
-        ({"settings": {"transforms": "other"}}, "settings.transforms: absent there, other here"),
+        ({"attack": ProjectedGradientDescent(steps=4, rel_step=0.5)}, "attack.steps 3, but this run has 4"),
+        ({"loss": DiceCELoss(dice_over="present")}, "loss.dice_over all, but this run has present"),
+        ({"settings": {"transforms": "other"}}, "without settings.transforms, but this run has other"),
         ({"dataset": IndexedDataset([{"image": torch.zeros(1)}], seed=3)}, "data: "),
         ({"source": another_network()}, "source: absent there, [0-9a-f]{16} here"),
         ({"attack_loss": DiceCELoss()}, "attack_loss: absent there, "),

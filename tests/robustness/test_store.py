@@ -89,7 +89,7 @@ def test_settings_are_compared_by_what_they_say(tmp_path: Path) -> None:
         store.write(rows(0))
     with RowStore(tmp_path) as store:
         store.guard({"attack": {"clip": [0, 1], "steps": 4}})
-        with pytest.raises(RuntimeError, match=r"attack.steps: 4 there, 5 here; seed: absent there, 1 here; give"):
+        with pytest.raises(RuntimeError, match=r"attack.steps 4, but this run has 5; without seed, but .*: give"):
             store.guard({"attack": {"steps": 5, "clip": [0, 1]}, "seed": 1})
 
 

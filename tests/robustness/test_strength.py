@@ -328,7 +328,7 @@ def test_a_stopped_run_goes_on_and_probes_may_be_added(
 def test_rows_of_another_probe_of_the_same_name_are_refused(make_strength: Callable[..., AttackStrength]) -> None:
     probes = {"pgd-3": ProjectedGradientDescent(steps=3, rel_step=0.5), "other": Probe(DIRECT)}
     make_strength(probes=probes).run()
-    with pytest.raises(RuntimeError, match=r"attack_loss: absent there, .* here.*[Gg]ive another output_dir"):
+    with pytest.raises(RuntimeError, match=r"without attack_loss, but this run has .*[Gg]ive another output_dir"):
         make_strength(probes={**probes, "other": Probe(DIRECT, attack_loss=DiceCELoss())}).run()
 
 

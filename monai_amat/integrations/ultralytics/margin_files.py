@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from monai_amat.changes import changes
+from monai_amat.changes import refuse_changed
 from monai_amat.files import whole_file
 
 __all__ = ["load_margins", "margin_file", "save_margins"]
@@ -68,9 +68,7 @@ def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]
             "start anew from its weights"
         )
     content = _read(file)
-    changed = list(changes(content["settings"], settings))
-    if changed:
-        raise ValueError(f"{file} was made under other settings ({'; '.join(changed)}): go on with the same")
+    refuse_changed(file, content["settings"], settings, "go on with the same settings", error=ValueError)
     if epoch not in content["epochs"]:
         raise ValueError(
             f"{file} holds the margins after epochs {sorted(content['epochs'])}, but {checkpoint} is of epoch {epoch}: "

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from monai_amat.attacks import FullStart, InnerStart, ProjectedGradientDescent
+from monai_amat.checks import check_not_negative, check_within
 from monai_amat.margins import Absolute, PaperRule, RunningThresholds, Thresholds
 
 __all__ = ["AMATSettings"]
@@ -54,10 +55,9 @@ class AMATSettings:
     radius: float | None = None
 
     def __post_init__(self) -> None:
-        if self.radius is not None and not 0 <= self.radius < float("inf"):
-            raise ValueError(f"radius (ε) must be finite and not negative, got {self.radius}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.radius is not None:
+            check_not_negative("radius (ε)", self.radius)
+        check_within("steps", self.steps, 1)
         self.attack()
         self.rule()
 

@@ -49,9 +49,7 @@ def test_a_new_run_in_the_folder_of_an_old_one_starts_its_own_file(tmp_path: Pat
 
 def test_other_settings_are_refused(tmp_path: Path) -> None:
     save_margins(tmp_path / "last.pt", 0, state(0), SETTINGS)
-    with pytest.raises(
-        ValueError, match=r"last_margins\.pt was made under other settings \(step: 2\.5 there, 5\.0 here\)"
-    ):
+    with pytest.raises(ValueError, match=r"last_margins\.pt was made with step 2\.5, but this run has 5\.0: go on"):
         load_margins(tmp_path / "last.pt", 0, {**SETTINGS, "step": 5.0})
 
 

@@ -62,7 +62,7 @@ def test_margins_say_what_they_were_accepted_by(tmp_path: Path) -> None:
         ({"radius": -1.0}, r"radius \(ε\) must be finite and not negative, got -1\.0"),
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"step": 0.0}, "must be positive"),
-        ({"max_margin": 1.0}, "max_margin must be at least the step"),
+        ({"max_margin": 1.0}, "max_margin must be at least 2.5"),
         ({"alpha": 0.0}, "rel_step"),
     ],
 )
