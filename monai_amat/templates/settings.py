@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from monai_amat.tasks.segmentation.data.decathlon import Split, split
+from monai_amat.tasks.segmentation import Split, split
 
 __all__ = ["PAPER", "SegmentationSettings", "paper_settings"]
 

@@ -20,7 +20,7 @@ from monai_amat.study import steps
 from monai_amat.study.arms import Bundle
 from monai_amat.study.process import Processes
 from monai_amat.study.steps import Step, StepError
-from monai_amat.tasks.segmentation.data.decathlon import Case, check_case
+from monai_amat.tasks.segmentation.data.case import Case, check_case
 
 
 class Script(Step):
@@ -339,7 +339,7 @@ def test_of_a_chain_the_packages_own_error_is_shown(tmp_path: Path) -> None:
     file = tmp_path / "case_7.nii.gz"
     file.write_bytes(b"no NIfTI")
     with pytest.raises(ValueError, match="cannot be read") as caught:
-        check_case(Case("case_7", file, file), num_classes=3, channels=1)
+        check_case(Case("case_7", (file,), file), num_classes=3, channels=1)
     text = "\r 10 %\n" + "".join(traceback.format_exception(caught.value))
     cause = steps._cause(text)
     assert cause.startswith(f"ValueError: {file}: cannot be read as NIfTI")

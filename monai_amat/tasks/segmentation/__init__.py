@@ -1,11 +1,12 @@
 """Segmentation of Decathlon-style volumes, slice by slice: data, network, loss, metrics, pictures, files."""
 
 from monai_amat.tasks.segmentation.attack_loss import SmoothDiceIndex
-from monai_amat.tasks.segmentation.data.decathlon import Decathlon, Split, split
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon
 from monai_amat.tasks.segmentation.data.fit import check_fit
 from monai_amat.tasks.segmentation.data.sampling_weights import oversampled_weights
 from monai_amat.tasks.segmentation.data.selection import balanced_subset
 from monai_amat.tasks.segmentation.data.slices import load_slices
+from monai_amat.tasks.segmentation.data.split import Split, split
 from monai_amat.tasks.segmentation.data.volume import check_header, check_volume
 from monai_amat.tasks.segmentation.data.volumes import list_volumes
 from monai_amat.tasks.segmentation.hard_dice import HardDice

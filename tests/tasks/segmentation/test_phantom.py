@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from scipy.ndimage import label as components
 
-from monai_amat.tasks.segmentation.data.decathlon import Decathlon, check_case
+from monai_amat.tasks.segmentation.data.case import check_case
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon
 from monai_amat.tasks.segmentation.data.slices import load_slices
 from monai_amat.tasks.segmentation.phantom import write_phantom
 

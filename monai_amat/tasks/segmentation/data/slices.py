@@ -13,7 +13,9 @@ from monai.transforms import NormalizeIntensity
 from monai.utils import convert_to_tensor
 
 from monai_amat.progress import track
-from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case, split
+from monai_amat.tasks.segmentation.data.case import Case, check_case
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon
+from monai_amat.tasks.segmentation.data.split import split
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacing
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 

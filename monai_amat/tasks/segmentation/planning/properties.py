@@ -13,7 +13,8 @@ import numpy as np
 from monai.data import MetaTensor
 
 from monai_amat.progress import track
-from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case
+from monai_amat.tasks.segmentation.data.case import Case, check_case
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon
 from monai_amat.tasks.segmentation.transforms.plane_spacing import not_in_mm
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 from monai_amat.wording import some

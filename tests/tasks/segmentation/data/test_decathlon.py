@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case, split
+from monai_amat.tasks.segmentation.data.case import Case, check_case
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon
+from monai_amat.tasks.segmentation.data.split import split
 
 SHAPE = (6, 5, 4)
 
@@ -35,7 +37,7 @@ def write_case(folder: Path, name: str = "case_1", **changed: np.ndarray) -> Cas
     } | changed
     return Case(
         name,
-        save(folder / f"{name}_image.nii.gz", voxels["image"]),
+        (save(folder / f"{name}_image.nii.gz", voxels["image"]),),
         save(folder / f"{name}_label.nii.gz", voxels["label"]),
     )
 
@@ -127,13 +129,13 @@ def test_missing_key_is_named(tmp_path: Path, key: str) -> None:
     ("changed", "message"),
     [
         ({"modality": {"1": "MRI"}}, "keys '0', '1'"),
-        ({"modality": ["MRI"]}, "keys '0', '1'"),
+        ({"modality": "MRI"}, "keys '0', '1'"),
         ({"modality": {}}, "keys '0', '1'"),
         ({"labels": {"0": "background"}}, "without a gap"),
         ({"labels": {"0": "background", "2": "back"}}, "without a gap"),
         ({"labels": {"background": 0, "one": 1, "two": 1}}, "without a gap"),
         ({"labels": {"background": 0, "both": [1, 2]}}, "without a gap"),
-        ({"labels": ["background", "front"]}, "without a gap"),
+        ({"labels": ["background"]}, "without a gap"),
         ({"labels": {"background": 0, "front": 1, "ignore": 2}}, r"label 2 is 'ignore'"),
         ({"labels": {"0": "background", "1": "ignore", "2": "back"}}, r"label 1 is 'ignore'"),
         ({"training": []}, "at least one case"),
@@ -270,7 +272,7 @@ def test_truncated_file(tmp_path: Path, keep: float, ending: str) -> None:
     content = path.read_bytes()
     path.write_bytes(content[: keep if isinstance(keep, int) else int(keep * len(content))])
     with pytest.raises(ValueError, match=r"cut\.nii.*: cannot be read as NIfTI, corrupt or truncated"):
-        check_case(Case("cut", path, case.label), num_classes=3, channels=1)
+        check_case(Case("cut", (path,), case.label), num_classes=3, channels=1)
 
 
 def test_corrupt_file(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from nibabel.processing import resample_from_to
 from scipy.spatial.transform import Rotation
 
 from monai_amat.tasks.segmentation import check_header
-from monai_amat.tasks.segmentation.data.decathlon import Case, Decathlon, check_case
+from monai_amat.tasks.segmentation.data.case import Case, check_case
+from monai_amat.tasks.segmentation.data.decathlon import Decathlon
 
 SHAPE = (9, 8, 7)
 
@@ -44,7 +45,7 @@ def case_of(folder: Path, image: np.ndarray, label: np.ndarray) -> Case:
     truth = np.zeros(SHAPE, np.uint8)
     truth[2:4, 5:7, 1:6] = 1
     folder.mkdir(exist_ok=True)
-    return Case("a", save(folder / "image.nii", voxels, image), save(folder / "label.nii", truth, label))
+    return Case("a", (save(folder / "image.nii", voxels, image),), save(folder / "label.nii", truth, label))
 
 
 def mirrored(affine: np.ndarray, axis: int) -> np.ndarray:
@@ -164,7 +165,7 @@ def test_headers_of_no_use_are_named(tmp_path: Path, what: str) -> None:
     with pytest.raises(ValueError, match=rf"{file}: .*{BAD_HEADERS[what]}"):
         check_header(file)
     good = case_of(tmp_path / "good", turned(), turned())
-    for case in (Case("a", file, good.label), Case("a", good.image, file)):
+    for case in (Case("a", (file,), good.label), Case("a", (good.image,), file)):
         with pytest.raises(ValueError, match=rf"{file}: .*{BAD_HEADERS[what]}"):
             check_case(case, num_classes=2, channels=1)
 
