@@ -88,7 +88,7 @@ def publish(
         what the file holds.
     """
     # Here: processes that only measure should not wait for all that it loads.
-    from monai_amat.robustness.describe import environment
+    from monai_amat.robustness.environment import environment
 
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     del settings["output"]

@@ -1,6 +1,7 @@
 """How attacks plug into MONAI's engines: prepare_batch objects and the frozen view of a network."""
 
 from monai_amat.engines.adversarial_noise import AdversarialNoised
+from monai_amat.engines.description import describe
 from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
 from monai_amat.engines.halves import OwnStatisticsInferer, SeparateForwardsInferer
@@ -23,6 +24,7 @@ __all__ = [
     "RawOutputsInferer",
     "SeparateForwardsInferer",
     "couples_samples",
+    "describe",
     "evaluating",
     "frozen",
     "load_weights",

@@ -5,6 +5,7 @@ from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, Adve
 from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
+from monai_amat.handlers.group import GroupHandler
 from monai_amat.handlers.margin_stats import MarginStatsHandler
 from monai_amat.handlers.metric import Metric, MetricHandler
 from monai_amat.handlers.non_finite_guard import NonFiniteGuardHandler
@@ -21,6 +22,7 @@ __all__ = [
     "EpochSeedHandler",
     "ExportHandler",
     "GradientClipHandler",
+    "GroupHandler",
     "MarginStatsHandler",
     "Metric",
     "MetricHandler",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from monai_amat.changes import refuse_changed
 from monai_amat.checks import check_within
 from monai_amat.ending import say_how_to_go_on
-from monai_amat.engines import unwrap
+from monai_amat.engines import describe, unwrap
 from monai_amat.files import whole_file
 from monai_amat.handlers.plain_state import plain_state
 from monai_amat.handlers.ranks import is_distributed, rank
@@ -55,9 +55,10 @@ class ResumeHandler:
         name: how file names begin.
         fingerprint: names the data set (`IndexedDataset.fingerprint`); a file made on
             another one is refused.
-        settings: what else the outcome depends on, as plain numbers, strings and containers of them: loss, attack,
-            thresholds, seed, number of epochs. A file made under other settings is refused, so that two runs that share
-            a folder by mistake do not pass for one.
+        settings: what else the outcome depends on, by name: numbers, strings, containers, or objects such as the loss,
+            the attack with its acceptance and margins, the optimizer and the transforms, which are described by their
+            classes and public attributes (`monai_amat.engines.describe`). A file made under other settings is refused,
+            so that two runs that share a folder by mistake are not mixed.
 
     Attributes:
         resumed_from: the file that the run started from; None if it started afresh.
@@ -106,7 +107,7 @@ class ResumeHandler:
         self.keep = keep
         self.name = name
         self.fingerprint = fingerprint
-        self.settings: dict[str, Any] = plain_state(dict(settings or {}), "settings")
+        self.settings: dict[str, Any] = describe(dict(settings or {}))
         self.resumed_from: Path | None = None
         for key, value in self.objects.items():
             if key in _AUTOMATIC:

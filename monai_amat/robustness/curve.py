@@ -25,12 +25,12 @@ from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import Attack
 from monai_amat.ending import say_how_to_go_on
-from monai_amat.engines import PrepareBatchNoisy, network_fingerprint
+from monai_amat.engines import PrepareBatchNoisy, describe, network_fingerprint
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric, metric_rows
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.progress import Progress
-from monai_amat.robustness.describe import describe, environment
+from monai_amat.robustness.environment import environment
 from monai_amat.robustness.report import Report, table_text
 from monai_amat.robustness.samples import batch_column, indexed_behind, loader_like, sample_ids
 from monai_amat.robustness.store import RowStore, write_rows

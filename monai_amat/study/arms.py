@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from monai.bundle import ConfigParser
+from monai.bundle.reference_resolver import ReferenceResolver
 
 __all__ = ["Arm", "Bundle"]
 
@@ -77,9 +78,15 @@ class Bundle:
             return False
 
     def shapes_network(self, key: str) -> bool:
-        """Whether the architecture depends on the ID `key`: a part of `network_def`, or referred to there."""
-        definition = json.loads(self.config("train").read_text(encoding="utf-8")).get("network_def")
-        return re.split("#|::", key)[0] == "network_def" or f'"@{key}"' in json.dumps(definition)
+        """Whether the architecture depends on the ID `key`: a part of `network_def`, or referred to from there."""
+        parser = ConfigParser(ConfigParser.load_config_file(str(self.config("train"))))
+        reached, todo = set(), ["network_def"]
+        while todo:
+            name = todo.pop()
+            if name not in reached and name in parser:
+                reached.add(name)
+                todo += ReferenceResolver.find_refs_in_config(parser[name], name)
+        return re.split("#|::", key)[0] in reached
 
 
 @dataclass(frozen=True)

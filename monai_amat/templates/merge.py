@@ -7,10 +7,13 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["HERE", "fill", "fill_text", "merge", "render"]
+__all__ = ["ABOUT", "HERE", "fill", "fill_text", "merge", "render"]
 
 HERE = "..."
 """Key of a common file in whose place the task's further keys stand."""
+
+ABOUT = "//"
+"""Key under which a file says what it does, for the bundle's document; the written configuration does not have it."""
 
 _PLACEHOLDER = re.compile(r"\{\{(\w+)\}\}")
 _WIDTH = 120
@@ -35,11 +38,13 @@ def merge(common: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
             found[key] = merge(value, own.get(key, {}))
         else:
             found[key] = own.get(key, value)
-    return {**found, **{name: item for name, item in own.items() if name not in found}}
+    found |= {name: item for name, item in own.items() if name not in found}
+    return {"_target_": found.pop("_target_"), **found} if "_target_" in found else found
 
 
 def _same_kind(common: Mapping[str, Any], own: Any) -> bool:
-    return isinstance(own, Mapping) and own.get("_target_", common.get("_target_")) == common.get("_target_")
+    kind = common.get("_target_")
+    return isinstance(own, Mapping) and (kind is None or own.get("_target_", kind) == kind)
 
 
 def fill(value: Any, values: Mapping[str, Any], file: str) -> Any:

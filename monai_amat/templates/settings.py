@@ -27,6 +27,7 @@ class SegmentationSettings:
         name: of the task, in texts: `hippocampus`.
         task: what the network does, in a sentence without a full stop.
         data_source: where the data come from.
+        data_license: on which terms, in a sentence.
         dataset_dir: folder of the data set, unless another is given.
         cases: number of its training cases, for the size of the split.
         n_splits: folds of the split.
@@ -59,6 +60,7 @@ class SegmentationSettings:
     name: str
     task: str
     data_source: str
+    data_license: str = "See the documents of the data set."
     dataset_dir: str
     cases: int
     n_splits: int = 5

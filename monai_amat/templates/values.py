@@ -29,6 +29,10 @@ def segmentation_values(settings: SegmentationSettings) -> dict[str, Any]:
     parts = settings.sections
     return {
         **own,
+        "inference_dir": f"{settings.dataset_dir}/imagesTs",
+        "export_shape": f"(1, {inputs}, {settings.patch_size[0]}, {settings.patch_size[1]})",
+        "alpha": 4,
+        "threshold_k": 0.0,
         "eval_size": "@patch_size" if settings.eval_size is None else list(settings.eval_size),
         "in_channels": inputs,
         "num_classes": outputs,
@@ -47,7 +51,7 @@ def segmentation_values(settings: SegmentationSettings) -> dict[str, Any]:
         "size_text": f"{settings.patch_size[0]}×{settings.patch_size[1]}",
         "resampled_text": _resampled(settings.spacing),
         "noise_list": ", ".join(f"{level:g}" for level in settings.noise_levels),
-        "strength_list": ", ".join(f"{level:g}" for level in settings.strength_levels),
+        "strength_text": ", ".join(f"{level:g}" for level in settings.strength_levels),
         **{f"{key}_text": f"{own[key]:g}" for key in _NOISE},
         "slice_text": f"{pixels} values of a {height}×{width} slice{f' of {inputs} channels' if inputs > 1 else ''}",
         "noise_table": _noise_table(settings, pixels),

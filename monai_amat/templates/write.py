@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -11,7 +12,7 @@ from typing import Any
 
 import monai_amat
 from monai_amat.files import write_text_whole
-from monai_amat.templates.merge import fill, fill_text, merge, render
+from monai_amat.templates.merge import ABOUT, fill, fill_text, merge, render
 from monai_amat.templates.settings import SegmentationSettings
 from monai_amat.templates.values import segmentation_values
 
@@ -103,15 +104,42 @@ def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
 def _files(task: str, values: Mapping[str, Any]) -> dict[str, str]:
     templates = resources.files("monai_amat.templates")
     common, own = _read(templates / "common"), _read(templates / task)
+    parts = _parts(own.pop("docs/parts.md"))
+    configs = {
+        name: merge(*(json.loads(texts.get(name, "{}")) for texts in (common, own)))
+        for name in sorted(common.keys() | own.keys())
+        if name.endswith(".json")
+    }
+    parts["files_table"] = _table(configs)
     values = {**values, "package_version": monai_amat.__version__}
-    found = {}
-    for name in sorted(common.keys() | own.keys()):
-        if name.endswith(".json"):
-            parts = [json.loads(texts.get(name, "{}")) for texts in (common, own)]
-            found[name] = render(fill(merge(*parts), values, f"{task}/{name}")) + "\n"
-        else:
-            found[name] = fill_text(own.get(name, common.get(name, "")), values, f"{task}/{name}")
-    return found
+    found = {name: render(fill(config, values, f"{task}/{name}")) + "\n" for name, config in configs.items()}
+    for name, text in {**common, **own}.items():
+        if name not in configs:
+            whole = fill_text(text, {**_each(values), **parts}, f"{task}/{name}")
+            found[name] = re.sub(r"\n{3,}", "\n\n", fill_text(whole, values, f"{task}/{name}"))
+    return dict(sorted(found.items()))
+
+
+def _parts(text: str) -> dict[str, str]:
+    """A task's parts of the common document, each below a line `<!-- name -->`."""
+    _, *found = re.split(r"^<!-- (\w+) -->\n", text, flags=re.MULTILINE)
+    return {name: part.removesuffix("\n") for name, part in zip(found[::2], found[1::2], strict=True)}
+
+
+def _each(values: Mapping[str, Any]) -> dict[str, str]:
+    """Placeholders that stand for themselves, for the first of two passes."""
+    return {name: f"{{{{{name}}}}}" for name in values}
+
+
+def _table(configs: Mapping[str, dict[str, Any]]) -> str:
+    """A row per configuration file, from what it says of itself under `"//"`, which is taken out."""
+    rows = []
+    for file, config in sorted(configs.items(), key=lambda item: (not item[0].endswith("/train.json"), item[0])):
+        about = config.pop(ABOUT, None)
+        if about is not None:
+            below = f"on top of `{config['overlay_of']}.json`; " if "overlay_of" in config else ""
+            rows.append(f"| `{file.rpartition('/')[2]}` | {below}{about} |")
+    return "\n".join(rows)
 
 
 def _read(folder: Traversable, place: str = "") -> dict[str, str]:

@@ -90,23 +90,43 @@ def test_the_documents_name_every_configuration(any_bundle: BundleRunner) -> Non
     assert [name for name in sorted(names) if f"`{name}`" not in text] == []
 
 
-def test_the_documented_export_takes_a_network_of_small_json_as_well(any_bundle: BundleRunner, tmp_path: Path) -> None:
-    text = " ".join((any_bundle.root / "docs" / "README.md").read_text(encoding="utf-8").split())
-    found = re.search(r"`python -m monai\.bundle ckpt_export (.*?)`.*`--config_file \"(\[.*?small\.json'\])\"`", text)
+def test_the_documented_exports_take_a_network_of_small_json_as_well(any_bundle: BundleRunner, tmp_path: Path) -> None:
+    """TorchScript by the command of the document, `torch.export` by its lines of Python."""
+    text = (any_bundle.root / "docs" / "README.md").read_text(encoding="utf-8")
+    found = re.search(r"^python -m monai\.bundle ckpt_export ((?:.*\\\n)*.*)$", text, re.MULTILINE)
     assert found is not None
-    words = found[1].split()
+    words = found[1].replace("\\\n", " ").split()
     values: dict[str, Any] = dict(zip((word[2:] for word in words[::2]), words[1::2], strict=True))
-    values |= {"config_file": [str(any_bundle.root / file) for file in ast.literal_eval(found[2])]}
+    values |= {"config_file": [str(any_bundle.config(name)) for name in ("train", "small")]}
     values |= {"ckpt_file": str(tmp_path / "model.pt"), "filepath": str(tmp_path / "model.ts")}
     network = any_bundle.full("small").get_parsed_content("network_def").eval()
     save_weights(network, tmp_path / "model.pt")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is deprecated, and what bundles are made of
-        ckpt_export(**{**values, "bundle_root": str(any_bundle.root), "use_trace": "use_trace" in values})
-        exported = torch.jit.load(tmp_path / "model.ts").eval()
     image = torch.rand(1, any_bundle.full().get("in_channels", 3), 128, 128)
-    with torch.no_grad():
-        torch.testing.assert_close(exported(image), network(image), rtol=1e-4, atol=1e-3)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # TorchScript is deprecated, and what bundles are made of
+        expected = network(image)
+        ckpt_export(**{**values, "bundle_root": str(any_bundle.root), "use_trace": True})
+        exported = torch.jit.load(tmp_path / "model.ts").eval()
+        torch.testing.assert_close(exported(image), expected, rtol=1e-4, atol=1e-3)
+
+        code = re.search(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+        if any_bundle.name == "bccd":
+            assert code is None
+            return
+        assert code is not None
+        shape = re.search(r"torch\.zeros\((\(.*?\))\)", code[1])
+        assert shape is not None
+        assert ast.literal_eval(shape[1])[1] == image.shape[1]
+        lines = code[1].replace(shape[1], str(tuple(image.shape)))
+        for name, path in (
+            ("configs/train.json", values["config_file"]),
+            ("runs/amat/models/model.pt", values["ckpt_file"]),
+        ):
+            assert f'"{name}"' in lines
+            lines = lines.replace(f'"{name}"', repr(path))
+        exec(lines.replace('"model.pt2"', repr(str(tmp_path / "model.pt2"))), {})
+        program = torch.export.load(tmp_path / "model.pt2").module()
+        torch.testing.assert_close(program(image), expected, rtol=1e-4, atol=1e-3)
 
 
 # ------------------------------------------------------------------------ MONAI's properties

@@ -3,16 +3,10 @@
 from __future__ import annotations
 
 import json
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from monai.bundle import ckpt_export
-
-from monai_amat.engines import save_weights
-from monai_amat.tasks.detection import YOLOv5
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -83,40 +77,6 @@ def test_the_rate_warms_up_and_falls_to_a_tenth(bccd: BundleRunner) -> None:
     assert rates[3] == pytest.approx(1 - 0.9 * 3 / 10)
     assert rates[10] == pytest.approx(0.1)
     assert max(rates) == rates[3]
-
-
-def test_every_attack_is_on_the_loss_that_is_trained_and_stays_in_range(bccd: BundleRunner) -> None:
-    for names in (("sat",), ("amat",), ("amat", "amat_boundary"), ("evaluate",), ("robustness",)):
-        content = bccd.merged(*names)
-        attack = content.get("evaluation_attack") or content["attack"]
-        assert attack["clip_range"] == [0.0, 1.0]
-    curve, strength = bccd.merged("robustness")["curve"], bccd.merged("robustness", "strength")["strength"]
-    shared = ("network", "data_loader", "loss", "metric", "settings", "inferer", "extra_keys")
-    assert {key: strength[key] for key in shared} == {key: curve[key] for key in shared}
-
-
-def test_the_traced_export_is_the_network(bccd: BundleRunner, tmp_path: Path) -> None:
-    checkpoint = tmp_path / "model.pt"
-    save_weights(YOLOv5(3, "n"), checkpoint)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and what bundles are made of
-        ckpt_export(
-            "network_def",
-            filepath=str(tmp_path / "model.ts"),
-            ckpt_file=str(checkpoint),
-            meta_file=str(bccd.config("metadata")),
-            config_file=[str(bccd.config("train")), str(bccd.config("inference"))],
-            key_in_ckpt="model",
-            use_trace=True,
-            input_shape=[1, 3, 64, 64],
-            size="n",
-        )
-        traced = torch.jit.load(str(tmp_path / "model.ts")).eval()
-    network = YOLOv5(3, "n").eval()
-    network.load_state_dict(torch.load(checkpoint, weights_only=True)["model"])
-    image = torch.rand(2, 3, 64, 64)
-    with torch.no_grad():
-        torch.testing.assert_close(traced(image), network(image), rtol=1e-4, atol=1e-3)
 
 
 def test_the_documents_say_what_the_licence_of_ultralytics_means(bccd: BundleRunner) -> None:

@@ -121,10 +121,10 @@ def test_data_of_another_task_are_refused_before_training(
     """Sound in themselves, but of more channels, or more classes, than the network has."""
     two = write_phantom(tmp_path / "two", volumes=15, shape=(16, 22, 14), channels=2)
     message = bundle.failure(dataset_dir=str(two), output_dir=str(tmp_path / "out"))
-    assert f"{two / 'dataset.json'} lists 2 image channels, but 1 are expected" in message
+    assert f"{two / 'dataset.json'}: expected 1 image channels, got 2" in message
     one = write_phantom(tmp_path / "one", volumes=15, shape=(16, 22, 14), classes=1)
     message = bundle.failure(dataset_dir=str(one), output_dir=str(tmp_path / "out"))
-    assert f"{one / 'dataset.json'} lists 2 classes (background included), but 3 are expected" in message
+    assert f"{one / 'dataset.json'}: expected 3 classes" in message
     assert not started
 
 
@@ -178,7 +178,7 @@ def test_weights_that_do_not_fit_are_named(bundle: BundleRunner, names: tuple[st
         ({"seed": 1}, "made with seed 0, but this run has 1"),
         ({"max_epochs": 4}, "made with max_epochs 2, but this run has 4"),
         ({"train#random_transforms": []}, "made with transforms.transforms [{"),
-        ({"optimizer#weight_decay": 0.5}, ", but this run has 0.5"),
+        ({"optimizer#weight_decay": 0.5}, "optimizer.weight_decay 3e-05, but this run has 0.5"),
     ],
 )
 def test_a_checkpoint_of_another_run_is_refused_before_training(
@@ -196,7 +196,8 @@ def test_a_checkpoint_of_another_arm_is_refused_before_training(
 ) -> None:
     shutil.copytree(std, tmp_path / "out")
     message = bundle.failure("amat", output_dir=str(tmp_path / "out"))
-    assert "resume_epoch=0002.pt was made with arm std, but this run has amat" in message
+    assert "resume_epoch=0002.pt was made with" in message
+    assert "batch.class PrepareBatchDefault, but this run has PrepareBatchAdversarial" in message
     assert not started
 
 
@@ -233,7 +234,7 @@ BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[str]]] = {
     ),
     "a data set without indices": (
         (),
-        {"train#dataset#dataset": {"_target_": "monai.data.IterableDataset", "data": "@train#slices"}},
+        {"train#dataset#dataset": {"_target_": "monai.data.IterableDataset", "data": "@train::data"}},
         ["IterableDataset", "no indices"],
     ),
     "no slices": (("robustness",), {"test_slices": 0}, ["a subset of 0 slices", "have foreground"]),

@@ -16,8 +16,7 @@ import pytest
 import torch
 from ignite.engine import Events
 
-from monai_amat.engines import frozen, load_weights, network_fingerprint
-from monai_amat.robustness.describe import describe
+from monai_amat.engines import describe, frozen, load_weights, network_fingerprint
 from monai_amat.robustness.store import RowStore
 from monai_amat.tasks.segmentation import DiceCELoss, nnunet_2d
 
@@ -99,7 +98,7 @@ def test_margins_grow_by_delta_a_visit_where_everything_is_accepted(
     with bundle.workflow(
         "amat", thresholds_file=str(tmp_path / "thresholds.json"), output_dir=str(tmp_path)
     ) as workflow:
-        slices = workflow.parser.get_parsed_content("train#slices")
+        slices = workflow.parser.get_parsed_content("train::data")
         assert margins["fingerprint"] == workflow.parser.get_parsed_content("train#dataset").fingerprint
     assert len(margins["values"]) == len(slices)
     groups = {f"mean[classes {item['classes'] or 'none'}]" for item in slices}

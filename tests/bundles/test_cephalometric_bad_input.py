@@ -116,7 +116,7 @@ def test_a_checkpoint_of_another_forward_is_refused(
     """Or of another size of image: weights fit any, what they learnt does not."""
     shutil.copytree(cephalometric_std, tmp_path / "out")
     for names, changes, what in (
-        (("separate_forwards",), {}, "forward SimpleInferer, but this run has SeparateForwardsInferer"),
+        (("separate_forwards",), {}, "forward.class SimpleInferer, but this run has SeparateForwardsInferer"),
         ((), {"image_size": [64, 52]}, "image_size[0] 50, but this run has 64"),
         (("bce",), {}, "HeatmapBCE"),
         ((), {"train#random_transforms": []}, "transforms.transforms [{"),

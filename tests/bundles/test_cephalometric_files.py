@@ -106,7 +106,7 @@ def test_the_training_forward_is_one_object(
     with cephalometric.workflow("sat", *names, output_dir=str(tmp_path)) as workflow:
         trainer = workflow.parser.get_parsed_content("train#trainer")
         assert type(trainer.inferer).__name__ == (expected.__name__ if expected else "SimpleInferer")
-        assert workflow.parser.get_parsed_content("resume_settings#forward") == type(trainer.inferer).__name__
+        assert workflow.parser.get_parsed_content("resume_settings#forward") is trainer.inferer
         if expected is OwnStatisticsInferer:
             # Made before any wrapper round the network, so that ranks share these buffers.
             buffers = dict(trainer.network.named_buffers())

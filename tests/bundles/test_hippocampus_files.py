@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
-from monai.bundle import ConfigParser, ckpt_export
+from monai.bundle import ConfigParser
 
-from monai_amat.engines import load_weights
 from monai_amat.tasks.segmentation import nnunet_2d
 
 if TYPE_CHECKING:
@@ -28,8 +24,7 @@ def test_defaults_are_the_papers(bundle: BundleRunner) -> None:
     assert (train["optimizer"]["_target_"], train["learning_rate"]) == ("torch.optim.SGD", 0.01)
     assert (train["optimizer"]["momentum"], train["optimizer"]["nesterov"]) == (0.99, True)
     assert (train["optimizer"]["weight_decay"], train["lr_scheduler"]["power"]) == (3e-5, 0.9)
-    clipping = [part for part in train["train"]["handlers"] if "GradientClipHandler" in str(part)]
-    assert clipping[0]["max_norm"] == 12.0
+    assert train["clip_norm"] == 12.0
     parser = ConfigParser({**train, "imports": train["imports"]})
     # α = 4 in training, so 20 steps of 4/20; thresholds are the mean of the total loss.
     assert parser.get_parsed_content("attack").rel_step == pytest.approx(4 / 20)
@@ -43,32 +38,3 @@ def test_defaults_are_the_papers(bundle: BundleRunner) -> None:
     assert {name: value.shape for name, value in network.state_dict().items()} == {
         name: value.shape for name, value in ours.state_dict().items()
     }
-
-
-# -------------------------------------------------------------------------------- exports
-
-
-def test_the_traced_export_is_the_network(bundle: BundleRunner, std: Path, tmp_path: Path) -> None:
-    file = tmp_path / "model.ts"
-    settings: dict[str, Any] = {"patch_size": [32, 32], "base_features": 4}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # tracing is deprecated, and what bundles are made of
-        ckpt_export(
-            "network_def",
-            filepath=str(file),
-            ckpt_file=str(std / "models" / "model.pt"),
-            meta_file=str(bundle.config("metadata")),
-            config_file=[str(bundle.config("train")), str(bundle.config("inference"))],
-            key_in_ckpt="model",
-            use_trace=True,
-            input_shape=[1, 1, 32, 32],
-            **settings,
-        )
-        traced = torch.jit.load(str(file))
-    trained = load_weights(
-        nnunet_2d(in_channels=1, out_channels=3, patch_size=(32, 32), base_features=4), std / "models" / "model.pt"
-    ).eval()
-    image = torch.randn(3, 1, 32, 32)
-    with torch.no_grad():
-        torch.testing.assert_close(traced(image), trained(image))
-        assert traced(image).shape == (3, 3, 32, 32)

@@ -128,3 +128,22 @@ def test_the_hippocampus_bundle_has_the_papers_arms(hippocampus: Path) -> None:
     assert [arm.label for arm in arms] == labels
     assert len({arm.folder for arm in arms}) == len(arms)
     assert [arm.needs_thresholds(bundle) for arm in arms] == [False, False, False, True, True, False, False]
+
+
+@pytest.mark.parametrize(
+    ("key", "expected"),
+    [
+        ("width", True),
+        ("classes", True),
+        ("network_def#width", True),
+        ("base", True),
+        ("class", False),
+        ("seed", False),
+    ],
+)
+def test_what_the_network_is_made_of_is_found_through_references(key: str, expected: bool, tmp_path: Path) -> None:
+    definition = {"_target_": "X", "width": "@width", "outputs": "$len(@classes) + 1"}
+    content = {"network_def": definition, "width": "$2 * @base", "base": 4, "classes": ["a"], "class": 0, "seed": 0}
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs" / "train.json").write_text(json.dumps(content))
+    assert Bundle(tmp_path).shapes_network(key) is expected

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import json
-import platform
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,7 @@ from monai.utils import InterpolateMode
 from torch import nn
 
 from monai_amat.attacks import ProjectedGradientDescent
-from monai_amat.engines import state_fingerprint
-from monai_amat.robustness.describe import describe, environment
+from monai_amat.engines import describe, state_fingerprint
 from monai_amat.tasks.segmentation import DiceCELoss
 
 
@@ -90,10 +88,20 @@ def test_weights_differ_by_name_type_shape_and_value() -> None:
     )
 
 
-def test_environment_names_no_host() -> None:
-    told = environment(torch.device("cpu"))
-    assert told["versions"]["torch"] == torch.__version__
-    assert told["machine"]["device"] == "cpu"
-    assert told["machine"]["cores"] >= 1
-    host = platform.node()
-    assert not host or len(host) < 4 or host not in json.dumps(told)
+def test_an_optimizer_shows_its_settings_and_not_the_weights_it_moves() -> None:
+    def told(value: float, rate: float) -> Any:
+        weight = nn.Parameter(torch.full((2,), value))
+        optimizer = torch.optim.SGD([weight], lr=rate)
+        return describe({"optimizer": optimizer, "scheduler": torch.optim.lr_scheduler.StepLR(optimizer, 3)})
+
+    assert told(1.0, 0.1) == told(2.0, 0.1) != told(1.0, 0.2)
+    assert told(1.0, 0.1)["scheduler"]["step_size"] == 3
+
+
+def test_the_network_that_an_object_uses_is_no_setting_of_it() -> None:
+    class User:
+        def __init__(self, network: Any) -> None:
+            self.network = network
+
+    assert describe(User(nn.Linear(2, 1))) == {"class": User.__qualname__}
+    assert describe(User("unet")) == {"class": User.__qualname__, "network": "unet"}

@@ -1,14 +1,11 @@
-"""What a run was made with, as plain JSON: settings of objects, fingerprints of weights, versions, the machine."""
+"""What a run is made with, as plain JSON: classes and settings of objects, fingerprints of weights."""
 
 from __future__ import annotations
 
 import functools
 import math
-import os
-import platform
 from collections.abc import Mapping
 from enum import Enum
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from torch import Tensor, nn
 
 from monai_amat.engines.fingerprint import network_fingerprint, state_fingerprint
 
-__all__ = ["describe", "environment"]
+__all__ = ["describe"]
 
 _DEPTH = 6
 
@@ -26,9 +23,10 @@ _DEPTH = 6
 def describe(value: Any, depth: int = _DEPTH) -> Any:
     """An object's class and public settings, as JSON can hold them.
 
-    Modules give their settings, their children and a fingerprint of their weights; functions their name. Private
-    attributes are left out: they are state, not settings. MONAI's random transforms keep what they drew beside their
-    settings, so describe them before they make an item.
+    Modules give their settings, their children and a fingerprint of their weights; functions their name; optimizers
+    their default settings. Private attributes are left out, because they are state, and so is a module under the name
+    `network`. MONAI's random transforms keep what they drew beside their settings, so describe them
+    before they make an item.
 
     Args:
         value: anything.
@@ -62,6 +60,8 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
         return [describe(item, depth - 1) for item in value]
     if isinstance(value, set | frozenset):
         return sorted((describe(item, depth - 1) for item in value), key=str)
+    if isinstance(value, torch.optim.Optimizer):
+        return {"class": type(value).__qualname__, **describe(value.defaults, depth - 1)}
     if isinstance(value, type) or (callable(value) and hasattr(value, "__qualname__")):
         return f"{value.__module__}.{value.__qualname__}"
     return _describe_object(value, depth)
@@ -69,6 +69,8 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
 
 def _describe_object(value: Any, depth: int) -> dict[str, Any]:
     settings = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
+    if isinstance(settings.get("network"), nn.Module):
+        del settings["network"]
     told: dict[str, Any] = {"class": type(value).__qualname__}
     if isinstance(value, nn.Module):
         settings.pop("training", None)
@@ -76,27 +78,3 @@ def _describe_object(value: Any, depth: int) -> dict[str, Any]:
         if depth == _DEPTH and value.state_dict():
             told["weights"] = network_fingerprint(value)
     return told | {name: describe(item, depth - 1) for name, item in sorted(settings.items())}
-
-
-def environment(device: torch.device) -> dict[str, Any]:
-    """Versions and the class of machine: what figures depend on, and no names of hosts or folders."""
-    names = ("monai-amat", "torch", "monai", "pytorch-ignite", "numpy")
-    versions = {"python": platform.python_version()}
-    for name in names:
-        try:
-            versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            versions[name] = "not installed as a package"
-    machine: dict[str, Any] = {"device": device.type, "processor": _processor(), "cores": os.cpu_count()}
-    if device.type == "cuda":
-        machine["gpu"] = torch.cuda.get_device_name(device)
-    return {"versions": versions, "machine": machine}
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
