@@ -7,7 +7,7 @@ from monai_amat.tasks.landmarks.data.radiographs import list_radiographs
 from monai_amat.tasks.landmarks.drawing import draw_landmarks
 from monai_amat.tasks.landmarks.loss import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
 from monai_amat.tasks.landmarks.metric import RadialErrorMetric
-from monai_amat.tasks.landmarks.network.decoding import decode_landmarks
+from monai_amat.tasks.landmarks.network.decoding import decode_landmarks, landmark_confidence
 from monai_amat.tasks.landmarks.network.multi_task_unet import MultiTaskUNet
 from monai_amat.tasks.landmarks.phantom.cephalograms import write_cephalogram_phantom
 from monai_amat.tasks.landmarks.pictures import (
@@ -42,6 +42,7 @@ __all__ = [
     "TargetedLikelihood",
     "decode_landmarks",
     "draw_landmarks",
+    "landmark_confidence",
     "list_radiographs",
     "load_cephalograms",
     "make_landmark_examples",

@@ -17,10 +17,12 @@ from monai.utils.enums import CommonKeys
 from torch import Tensor
 
 from monai_amat.files import write_text_whole
+from monai_amat.wording import some
 
 __all__ = ["LandmarkFilesHandler"]
 
-_COLUMNS = ("case", "number", "name", "x_px", "y_px", "x_mm", "y_mm")
+_COLUMNS = ("case", "number", "name", "x_px", "y_px", "x_mm", "y_mm", "confidence")
+_DOUBTFUL = 0.5
 _DIGITS = 3
 
 
@@ -29,11 +31,12 @@ class LandmarkFilesHandler:
 
     Coordinates are given in native pixels, with centres at integers, so that the middle of the first pixel is 0, and in
     mm from the upper left corner of the image, `(pixel + 1/2) · spacing`. A landmark that was not found has empty cells
-    in the table and `null` in the JSON file.
+    in the table and `null` in the JSON file. The confidence of each landmark stands in the table, the JSON file and the
+    key of the picture; landmarks below 0.5 are counted in a warning at the end.
 
     The evaluator decollates; each item of `engine.state.output` holds `pred`, landmarks `(L, 2)`, (y, x) in native
-    pixels, as `PredictedLandmarksd` makes them; `case`, `spacing` and `picture` are read from the items of the batch.
-    The files of an image are written as soon as it is done, the table at the end.
+    pixels, and optionally `confidence` `(L,)`, as `PredictedLandmarksd` makes them; `case`, `spacing` and `picture` are
+    read from the items of the batch. The files of an image are written as soon as it is done, the table at the end.
 
     Args:
         output_dir: folder of all files; created if necessary.
@@ -102,7 +105,8 @@ class LandmarkFilesHandler:
                 raise KeyError(
                     f"LandmarkFilesHandler needs {missing} in the batch, got items with {sorted(map(str, item))}"
                 )
-            self._write(str(item["case"]), output[CommonKeys.PRED], item["spacing"], item.get(self.picture_key))
+            found = output[CommonKeys.PRED], output.get("confidence")
+            self._write(str(item["case"]), *found, item["spacing"], item.get(self.picture_key))
 
     def finish(self, engine: Any) -> None:
         """Write the table of all images."""
@@ -113,11 +117,23 @@ class LandmarkFilesHandler:
         write_text_whole(self.output_dir / "landmarks.csv", text.getvalue())
         missing = sum(row["x_px"] is None for row in self.rows)
         images = len(self.rows) // len(self.names)
+        doubtful = [row for row in self.rows if row.get("confidence", 1.0) < _DOUBTFUL]
+        if doubtful:
+            listed = some(f"{row['name']} of {row['case']} ({row['confidence']:.2f})" for row in doubtful)
+            self._logger.warning(
+                "%d of %d landmarks have a confidence below %s, because their heat maps are flat or ambiguous: %s; "
+                "check "
+                "them in the pictures, and the network and its image size where they are many",
+                len(doubtful),
+                len(self.rows),
+                _DOUBTFUL,
+                listed,
+            )
         self._logger.info(
             "landmarks of %d image(s), %d not found: %s", images, missing, self.output_dir / "landmarks.csv"
         )
 
-    def _write(self, case: str, points: Tensor, spacing: Tensor, picture: Any) -> None:
+    def _write(self, case: str, points: Tensor, confidence: Any, spacing: Tensor, picture: Any) -> None:
         points, spacing = (convert_to_tensor(value, track_meta=False).detach().cpu() for value in (points, spacing))
         if points.shape != (len(self.names), 2):
             raise ValueError(
@@ -125,13 +141,19 @@ class LandmarkFilesHandler:
             )
         if any(row["case"] == case for row in self.rows):
             raise ValueError(f"two images have the name '{case}', and their files would replace each other; rename one")
-        rows = [_row(name, point, spacing) for name, point in zip(self.names, points, strict=True)]
+        sure = [None] * len(self.names) if confidence is None else [round(float(value), 3) for value in confidence]
+        rows = [
+            _row(name, point, spacing) | ({} if share is None else {"confidence": share})
+            for name, point, share in zip(self.names, points, sure, strict=True)
+        ]
         landmarks: list[dict[str, Any]] = [{"number": number, **row} for number, row in enumerate(rows, 1)]
         self.rows += [{"case": case, **landmark} for landmark in landmarks]
         content = {"case": case, "spacing_mm": [round(value, 6) for value in spacing.tolist()], "landmarks": landmarks}
         write_text_whole(self.output_dir / f"{case}.json", json.dumps(content, indent=2) + "\n")
         if self.draw is not None:
-            self.draw(picture, points, self.output_dir / f"{case}.png", names=self.names)
+            keys = zip(self.names, sure, strict=True)
+            names = tuple(name if share is None else f"{name}  {share:.2f}" for name, share in keys)
+            self.draw(picture, points, self.output_dir / f"{case}.png", names=names)
 
 
 def _row(name: str, point: Tensor, spacing: Tensor) -> dict[str, Any]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -122,3 +124,23 @@ def test_a_folder_that_cannot_be_made_is_found_out_before_the_first_image(tmp_pa
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OSError, match="file"):
         run(LandmarkFilesHandler(tmp_path / "file" / "out", names=NAMES), [found("a")])
+
+
+def test_confidence_is_in_table_file_and_picture_and_doubts_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    drawn = Drawn()
+    writer = LandmarkFilesHandler(tmp_path, names=NAMES, draw=drawn)
+    items = [found(case) for case in ("a", "b", "c", "d", "e")]
+    output = [{"pred": POINTS, "confidence": torch.tensor([0.9876, 0.0, 0.25])} for _ in items]
+    state = SimpleNamespace(state=SimpleNamespace(batch=items, output=output))
+    with caplog.at_level(logging.WARNING):
+        writer.write(state)
+        writer.finish(state)
+    assert [row["confidence"] for row in table(tmp_path)[:3]] == ["0.988", "0.0", "0.25"]
+    assert json.loads((tmp_path / "a.json").read_text())["landmarks"][2]["confidence"] == 0.25
+    assert drawn.calls[0][3] == ("sella  0.99", "nasion  0.00", "orbitale  0.25")
+    (record,) = caplog.records
+    expected = "10 of 15 landmarks have a confidence below 0.5"
+    assert record.getMessage().startswith(expected)
+    assert "nasion of a (0.00), orbitale of a (0.25), nasion of b (0.00) and 7 more" in record.getMessage()

@@ -8,7 +8,7 @@ import warnings
 import torch
 from torch import Tensor
 
-__all__ = ["decode_landmarks"]
+__all__ = ["decode_landmarks", "landmark_confidence"]
 
 
 def decode_landmarks(pred: Tensor, radius: float) -> Tensor:
@@ -43,6 +43,51 @@ def decode_landmarks(pred: Tensor, radius: float) -> Tensor:
         >>> decode_landmarks(pred, radius=1.0)
         tensor([[[3.1250, 3.7500]]])
     """
+    points, found, _ = _elected(pred, radius)
+    if not bool(found.all()):
+        warnings.warn(
+            f"{int((~found).sum())} of {found.numel()} heat maps have no peak (flat, not finite, or without a valid "
+            "vote): their landmarks are NaN",
+            stacklevel=2,
+        )
+    return torch.where(found[..., None], points, torch.nan)
+
+
+def landmark_confidence(pred: Tensor, radius: float) -> Tensor:
+    r"""Compute how far the votes of `decode_landmarks` agree, one value per landmark.
+
+    The confidence is the number of votes within R/4, but at least 1 pixel, of the decoded landmark, relative to the
+    pixels that its disc has in the image. It is 1 for the true maps of a landmark, and small where the heat map is flat
+    or has several peaks, or the offsets do not point to one place. It does not detect a network that is consistently
+    wrong.
+
+    Args:
+        pred: maps `(B, 3·L, H, W)`, as for `decode_landmarks`.
+        radius: R in pixels, at least 1: the radius of the maps in training.
+
+    Returns:
+        `(B, L)` float32, 0 to 1; 0 for a landmark that is not found.
+
+    Raises:
+        ValueError: if the maps have another shape, or the radius is below 1.
+
+    Example:
+        >>> pred = torch.zeros(1, 3, 8, 8)
+        >>> pred[0, 0, 3, 4] = 5.0
+        >>> landmark_confidence(pred, radius=1.0).shape
+        torch.Size([1, 1])
+    """
+    points, found, votes = _elected(pred, radius)
+    apart = torch.linalg.vector_norm(votes - points.unsqueeze(-2), dim=-1)  # (B, L, k), NaN where a vote is
+    agreeing = (apart <= max(1.0, radius / 4)).sum(-1)
+    rows, columns = (torch.arange(size, device=pred.device) for size in pred.shape[2:])
+    y, x = points[..., 0, None, None], points[..., 1, None, None]
+    disc = ((rows[:, None] - y) ** 2 + (columns - x) ** 2 < radius**2).flatten(2).sum(-1)
+    return torch.where(found, (agreeing / disc.clamp(min=1, max=votes.shape[-2])).clamp(max=1), 0.0).float()
+
+
+def _elected(pred: Tensor, radius: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Landmarks `(B, L, 2)`, whether each is found `(B, L)`, and all votes `(B, L, k, 2)`."""
     if pred.ndim != 4 or pred.shape[1] % 3 or not pred.shape[1]:
         raise ValueError(f"pred must be maps (B, 3·L, H, W), got shape {tuple(pred.shape)}")
     if not (math.isfinite(radius) and radius >= 1):
@@ -70,14 +115,7 @@ def decode_landmarks(pred: Tensor, radius: float) -> Tensor:
     for_winner = pixel == winner
     count = for_winner.sum(-1)
     points = torch.stack([torch.where(for_winner, axis, 0.0).sum(-1) / count for axis in (y, x)], dim=-1)
-    found = peaked & (count > 0)
-    if not bool(found.all()):
-        warnings.warn(
-            f"{int((~found).sum())} of {found.numel()} heat maps have no peak (flat, not finite, or without a valid "
-            "vote): their landmarks are NaN",
-            stacklevel=2,
-        )
-    return torch.where(found[..., None], points, torch.nan)
+    return points, peaked & (count > 0), torch.stack([y, x], dim=-1)
 
 
 def _hottest(heat: Tensor, count: int) -> Tensor:

@@ -24,6 +24,9 @@ class PredictedLandmarksd(MapTransform):
         keys: predicted maps `(C, H, W)`, which become landmarks `(L, 2)`, (y, x) in native pixels.
         decode: function from a batch of maps to landmarks `(B, L, 2)` in their pixels, such as
             `functools.partial(decode_landmarks, radius=10.0)`; NaN for a landmark that is not found.
+        confidence: function from a batch of maps to one confidence per landmark `(B, L)`, such as
+            `functools.partial(landmark_confidence, radius=10.0)`; None for none.
+        confidence_key: key of the confidence `(L,)`.
         reference_key: the input of the network, with the size of the maps, whose affine maps its pixels to native ones.
         allow_missing_keys: return an item without prediction unchanged.
 
@@ -46,11 +49,15 @@ class PredictedLandmarksd(MapTransform):
         keys: KeysCollection = "pred",
         *,
         decode: Callable[[Tensor], Tensor],
+        confidence: Callable[[Tensor], Tensor] | None = None,
+        confidence_key: str = "confidence",
         reference_key: str = "image",
         allow_missing_keys: bool = False,
     ) -> None:
         super().__init__(keys, allow_missing_keys)
         self.decode = decode
+        self.confidence = confidence
+        self.confidence_key = confidence_key
         self.reference_key = reference_key
 
     def __call__(self, data: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -72,6 +79,9 @@ class PredictedLandmarksd(MapTransform):
                     f"'{key}' and '{self.reference_key}' must have one size, got {tuple(maps.shape)} and "
                     f"{tuple(image.shape)}; give the input of the network as reference_key"
                 )
-            points = self.decode(maps.as_subclass(Tensor)[None])[0]
+            plain = maps.as_subclass(Tensor)[None]
+            points = self.decode(plain)[0]
+            if self.confidence is not None:
+                item[self.confidence_key] = self.confidence(plain)[0]
             item[key] = points_to_native(points, image.affine)
         return item

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from monai.data import MetaTensor
 from torch import Tensor
 
-from monai_amat.tasks.landmarks import decode_landmarks
+from monai_amat.tasks.landmarks import decode_landmarks, landmark_confidence
 from monai_amat.tasks.landmarks.transforms.maps import landmark_maps
 
 NAN = float("nan")
@@ -195,3 +195,31 @@ def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
 def test_bad_radius(radius: float) -> None:
     with pytest.raises(ValueError, match="radius must be at least 1"):
         decode_landmarks(torch.zeros(1, 3, 8, 8), radius)
+
+
+@given(
+    points=st.lists(st.tuples(st.floats(-0.5, 59.5), st.floats(-0.5, 39.5)), min_size=1, max_size=5),
+    radius=st.floats(2, 8),
+)
+def test_the_confidence_of_true_maps_is_one_at_the_edge_too(points: list[tuple[float, float]], radius: float) -> None:
+    truth = torch.tensor(points).clamp(max=torch.tensor([59.4, 39.4]))
+    pred = as_prediction(landmark_maps(truth, (60, 40), radius)[None])
+    assert float(landmark_confidence(pred, radius).min()) > 0.85
+
+
+def test_maps_that_say_nothing_have_little_confidence() -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn(2, 3 * 4, 80, 64, generator=generator)
+    smooth = torch.nn.functional.avg_pool2d(noise, 9, 1, 4)
+    for pred in (noise, smooth, torch.zeros_like(noise)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            assert float(landmark_confidence(pred, 6.0).max()) < 0.4
+    blank = landmark_confidence(torch.zeros(1, 3, 8, 8), 2.0)
+    assert blank.tolist() == [[0.0]]
+
+
+def test_two_peaks_halve_the_confidence() -> None:
+    maps = landmark_maps(torch.tensor([[20.0, 20.0], [60.0, 40.0]]), (80, 64), 6.0)
+    both = torch.cat([maps[:2].amax(0, keepdim=True), maps[2:4].sum(0, keepdim=True), maps[4:].sum(0, keepdim=True)])
+    assert landmark_confidence(as_prediction(both[None]), 6.0).item() == pytest.approx(0.5, abs=0.1)

@@ -77,3 +77,11 @@ def test_errors_name_the_key() -> None:
         transform(item((64, 64), (64, 64)))
     lenient = PredictedLandmarksd("pred", decode=DECODE, allow_missing_keys=True)
     assert "pred" not in lenient(item((64, 64), (64, 64)))
+
+
+def test_confidence_goes_beside_the_points() -> None:
+    item = {"image": MetaTensor(torch.zeros(1, 8, 8)), "pred": torch.zeros(3, 8, 8)}
+    half = PredictedLandmarksd(
+        decode=lambda maps: torch.zeros(len(maps), 1, 2), confidence=lambda maps: torch.full((len(maps), 1), 0.5)
+    )
+    assert half(item)["confidence"].tolist() == [0.5]
