@@ -83,7 +83,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "folder": (shutil.rmtree, ["Task99_Spoilt", "no such folder"]),
     "dataset.json": (lambda data: (data / "dataset.json").unlink(), ["Task99_Spoilt/dataset.json", "not found"]),
     "no JSON": (lambda data: (data / "dataset.json").write_text("{"), ["dataset.json", "not valid JSON"]),
-    "label missing": (lambda data: (data / LABEL).unlink(), [LABEL, CASE, "is not there"]),
+    "label missing": (lambda data: (data / LABEL).unlink(), [LABEL, CASE, "no such file"]),
     "label of another shape": (
         lambda data: rewrite(data / LABEL, lambda voxels: voxels[1:]),
         [LABEL, "label and image must have one shape"],
@@ -92,14 +92,14 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "corrupt label": (lambda data: corrupt(data / LABEL), [LABEL]),
     "NaN": (lambda data: rewrite(data / IMAGE, with_voxel(np.nan)), [IMAGE, "NaN or infinite"]),
     "infinite": (lambda data: rewrite(data / IMAGE, with_voxel(np.inf)), [IMAGE, "NaN or infinite"]),
-    "label value": (lambda data: rewrite(data / LABEL, with_voxel(7)), [LABEL, "found [7.0]"]),
+    "label value": (lambda data: rewrite(data / LABEL, with_voxel(7)), [LABEL, "got [7.0]"]),
     "channels of one volume": (
         lambda data: rewrite(data / IMAGE, lambda voxels: np.stack([voxels, voxels], axis=-1)),
-        [IMAGE, "expected 1 channel(s), found 2"],
+        [IMAGE, "expected 1 channel(s), got 2"],
     ),
     "empty split": (
         lambda data: describe(data, lambda content: content.update(training=content["training"][:10], numTraining=10)),
-        ["Task99_Spoilt", "10 cases in 5 folds leave an empty split"],
+        ["Task99_Spoilt", "10 cases in 5 folds"],
     ),
 }
 
@@ -237,8 +237,8 @@ BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[str]]] = {
         {"train#dataset#dataset": {"_target_": "monai.data.IterableDataset", "data": "@train::data"}},
         ["IterableDataset", "no indices"],
     ),
-    "no slices": (("robustness",), {"test_slices": 0}, ["a subset of 0 slices", "have foreground"]),
-    "a crop that loses foreground": (("evaluate",), {"eval_size": [16, 16]}, ["foreground outside", "eval_size"]),
+    "no slices": (("robustness",), {"test_slices": 0}, ["got count=0", "slices with foreground"]),
+    "a crop that loses foreground": (("evaluate",), {"eval_size": [16, 16]}, ["expected foreground only", "eval_size"]),
     "fold": ((), {"fold": 5}, ["fold 5 of 5"]),
 }
 

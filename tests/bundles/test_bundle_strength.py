@@ -109,10 +109,10 @@ def test_where_fewer_slices_have_foreground_than_the_bundle_attacks_it_attacks_a
     changes: dict[str, Any] = {"output_dir": str(tmp_path), "noise_levels": [0.0], "slice_step": 2}
     if names[-1] == "strength":
         changes |= {"strength_steps": [3], "strength_noise_levels": [2.0]}
-    with pytest.warns(UserWarning, match=rf"a subset of {asked} slices was asked for, but \d+ have foreground") as seen:
+    with pytest.warns(UserWarning, match=rf"expected {asked} slices with foreground, got \d+") as seen:
         runner.run(*names, checkpoint=str(std / "models" / "model.pt"), **changes)
-    told = next(str(warning.message) for warning in seen if "a subset of" in str(warning.message))
-    have = int(told.split(" have foreground")[0].rpartition(" ")[2])
+    told = next(str(warning.message) for warning in seen if "slices with foreground" in str(warning.message))
+    have = int(told.split(";")[0].rpartition(" ")[2])
     if names[-1] == "robustness":
         rows = pd.read_csv(tmp_path / "robustness" / "robustness.csv")
         assert rows.groupby("case").size().sum() == have < 60

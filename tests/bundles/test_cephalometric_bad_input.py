@@ -34,7 +34,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "folder": (shutil.rmtree, ["spoilt: no such folder", "RawImage"]),
     "annotation missing": (lambda data: (data / MARKS).unlink(), [MARKS, "no such file"]),
     "image missing": (lambda data: (data / IMAGE).unlink(), ["003", "AnnotationsByMD"]),
-    "points missing": (lambda data: lines(data, lambda text: text[:18]), [MARKS, "found 18 lines"]),
+    "points missing": (lambda data: lines(data, lambda text: text[:18]), [MARKS, "got 18 lines"]),
     "not a number": (
         lambda data: lines(data, lambda text: [*text[:4], "12,north", *text[5:]]),
         [MARKS, "line 5 (subspinale)", "'12,north'"],
@@ -47,7 +47,7 @@ SPOILT: dict[str, tuple[Callable[[Path], Any], list[str]]] = {
     "no info.json": (lambda data: (data / "info.json").unlink(), ["1935x2400", "info.json"]),
     "one ID twice": (
         lambda data: shutil.copy(data / IMAGE, (data / IMAGE).with_suffix(".bmp")),
-        ["003.", "twice"],
+        ["003.", "two images have this ID"],
     ),
 }
 

@@ -185,9 +185,7 @@ def test_what_no_bundle_can_be_written_for_is_said(
     assert f"{nowhere}: no such folder" in refusal([*target, "--dataset_dir", str(nowhere)], capsys)
     both = ["--settings", "heart", "--plans", "p.json"]
     assert "give --plans or --settings" in refusal([*target, *both], capsys)
-    assert "expected .* got a pickle of version 1" in refusal(
-        [*target, "--dataset_dir", str(data), "--plans", "p.pkl"], capsys
-    )
+    assert "got a pickle of version 1" in refusal([*target, "--dataset_dir", str(data), "--plans", "p.pkl"], capsys)
     content = json.loads((data / "dataset.json").read_text())
     content.update(training=content["training"][:5], numTraining=5)
     (data / "dataset.json").write_text(json.dumps(content))

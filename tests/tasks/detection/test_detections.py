@@ -63,8 +63,8 @@ def test_a_network_s_output_is_decoded_as_a_batch() -> None:
     ("change", "message"),
     [
         ({"pred": [FOUND, FOUND]}, "detections of 2 images do not go with targets of 1"),
-        ({"pred": torch.zeros(1, 7, 30)}, r"of image 0 must be \(n, 6\).* but are \(7, 30\); .* needs decode="),
-        ({"target": torch.zeros(1, 4, 4)}, r"targets of image 0 must be \(max_boxes, 5\).* but are \(4, 4\)"),
+        ({"pred": torch.zeros(1, 7, 30)}, r"of image 0 must be \(n, 6\).* got \(7, 30\); .* needs decode="),
+        ({"target": torch.zeros(1, 4, 4)}, r"targets of image 0 must be \(max_boxes, 5\).* got \(4, 4\)"),
         ({"pred": [torch.tensor([[0.0, 0, 4, 4, float("nan"), 0]])]}, "a score that is not finite"),
         ({"pred": [torch.tensor([[0.0, 0, float("inf"), 4, 0.5, 0]])]}, "detections of image 0 hold a box that is not"),
         ({"pred": [torch.tensor([[5.0, 0, 4, 4, 0.5, 0]])]}, "x2 < x1"),
