@@ -232,6 +232,8 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         ids = self._column(batchdata, self.id_key)
         inputs = plain(prepared.inputs)
         radius = self._radius(ids, inputs)
+        if self.adaptive is not None:
+            self.adaptive.start_batch()
         self.network.train()  # as the trainer does next: the attack sees the heads that training sees
         with frozen(self.network) as network:
             objective = self._objective(prepared, network, self.acceptance if self.judge_path else None)

@@ -102,6 +102,8 @@ class AdaptiveMargins:
                 "move; let its property `running` return the RunningThresholds that it uses"
             )
         self._epoch: list[Visits] = []
+        self._batches_since_move = 0
+        self._has_moved = False
 
     @property
     def judges_path(self) -> bool:
@@ -123,6 +125,22 @@ class AdaptiveMargins:
     def __getitem__(self, ids: Tensor) -> Tensor:
         """The same, as a `RadiusSource`."""
         return self.radius(ids)
+
+    def start_batch(self) -> None:
+        """Note that a batch is made with these margins; what makes the batches calls it.
+
+        Raises:
+            RuntimeError: when earlier batches were made and `move` was not called after them.
+        """
+        # A step that ended in an exception may be done again; more than one in a row is no such step.
+        if self._batches_since_move > int(self._has_moved):
+            raise RuntimeError(
+                f"{self._batches_since_move} batches were made with these margins and none of them moved a margin, "
+                "so that this would be training with fixed noise; attach AdaptiveMarginHandler(prepare_batch) to the "
+                "trainer. In a bundle that is done under 'initialize', which a later file may have replaced: it must "
+                "say '+initialize'"
+            )
+        self._batches_since_move += 1
 
     def judge(
         self,
@@ -180,6 +198,7 @@ class AdaptiveMargins:
         Returns:
             the visits that count, with the margins that they left.
         """
+        self._batches_since_move, self._has_moved = 0, True
         visits = visits.finite()
         ready = self.acceptance.ready  # before this step's own losses
         if not skipped:
@@ -199,7 +218,7 @@ class AdaptiveMargins:
 
     def start_epoch(self) -> None:
         """Forget the visits of an epoch that was broken off: they are made again."""
-        self._epoch = []
+        self._epoch, self._batches_since_move = [], 0
 
     def state_dict(self) -> dict[str, Any]:
         """The margins' state and the running thresholds' under `"running"`: plain tensors, numbers and strings."""

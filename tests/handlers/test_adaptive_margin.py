@@ -409,3 +409,38 @@ def test_the_loss_is_computed_once_for_training_and_verdict() -> None:
     run.run()
     assert run.steps == [[2, 2, 1, 1]]
     assert counted.calls == 4 * 2 + 4  # four steps of the attack, and the doubled batch
+
+
+# ------------------------------------------------------------------ margins that nothing moves
+
+
+def test_training_without_the_handler_is_an_error() -> None:
+    """As where a later configuration file replaces `initialize`, in which the handler was attached."""
+    made = prepare()
+    trainer = SupervisedTrainer(
+        "cpu",
+        2,
+        [a_batch([0.0])],
+        made.network,
+        torch.optim.SGD([torch.zeros(1, requires_grad=True)], 0.1),
+        made.loss,
+        prepare_batch=made,
+    )
+    with pytest.raises(
+        RuntimeError, match=r"1 batches were made .* none of them moved .* attach AdaptiveMarginHandler"
+    ):
+        trainer.run()
+
+
+def test_a_step_may_be_done_again_after_an_exception() -> None:
+    run = Run([a_batch([0.0])], PaperRule(step=DELTA), epochs=2)
+    run.engine.add_event_handler(Events.EPOCH_COMPLETED(once=1), lambda _: run.prepare(a_batch([0.0])))
+    run.run()
+    assert run.steps == [[2, 1, 1, 1], [3, 1, 1, 1]]
+
+
+def test_a_handler_that_is_attached_to_another_trainer_is_found_out() -> None:
+    run = Run([a_batch([0.0])], PaperRule(step=DELTA)).run()
+    with pytest.raises(RuntimeError, match="2 batches were made with these margins"):
+        for _ in range(3):
+            run.prepare(a_batch([0.0]))

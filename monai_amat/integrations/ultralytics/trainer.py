@@ -174,6 +174,7 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
             return
         if self._epoch_started is not None and self._epoch_started[0] == self.epoch:
             self._restore(self._epoch_started[1])
+        self.margins.start_epoch()
         self._epoch_started = self.epoch, self._state()
         self._verdicts = []
 
