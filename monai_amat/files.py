@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import glob
 import os
+import re
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-__all__ = ["whole_file", "write_text_whole"]
+__all__ = ["remove_leftovers", "whole_file", "write_text_whole"]
+
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", os.uname().nodename)[:40]
 
 
 @contextmanager
@@ -32,7 +36,8 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
+    remove_leftovers(path)
+    temporary = path.parent / f".{path.name}.{_HOST}-{os.getpid()}-{secrets.token_hex(4)}"
     # Not mkstemp, which makes private files: results are to be read by whoever may read the folder.
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     try:
@@ -46,9 +51,33 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             os.fsync(folder)
         finally:
             os.close(folder)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            raise OSError(error.errno, f"{error.strerror or error}, while writing the file", str(path)) from error
         raise
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what processes of this machine that are gone left of a file they were writing.
+
+    Args:
+        path: the file; what `whole_file` writes before the file is complete stands beside it under a hidden name.
+    """
+    for unfinished in path.parent.glob(f".{glob.escape(path.name)}.{_HOST}-*-*"):
+        process = unfinished.name.rsplit("-", 2)[1]
+        if process.isdecimal() and not _is_running(int(process)):
+            unfinished.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # a process of another user
+        return True
+    return True
 
 
 def write_text_whole(path: Path, text: str) -> None:

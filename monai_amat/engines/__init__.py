@@ -10,7 +10,7 @@ from monai_amat.engines.objective import BatchObjective, measure
 from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy
 from monai_amat.engines.prepare_targets import PrepareBatchTargets
 from monai_amat.engines.raw_outputs import RawOutputsInferer
-from monai_amat.engines.weights import load_weights, save_weights
+from monai_amat.engines.weights import check_finite_weights, load_weights, save_weights
 
 __all__ = [
     "AdversarialNoised",
@@ -23,6 +23,7 @@ __all__ = [
     "PrepareBatchTargets",
     "RawOutputsInferer",
     "SeparateForwardsInferer",
+    "check_finite_weights",
     "couples_samples",
     "describe",
     "evaluating",

@@ -10,9 +10,12 @@ import torch
 from torch import nn
 
 from monai_amat.changes import refuse_changed
-from monai_amat.files import whole_file
+from monai_amat.engines.checkpoint_file import load_checkpoint, save_checkpoint
+from monai_amat.engines.frozen import unwrap
 
-__all__ = ["ReadsForeignWeights", "load_weights", "save_weights"]
+__all__ = ["ReadsForeignWeights", "check_finite_weights", "load_weights", "plain_names", "save_weights"]
+
+_COMPILED = "_orig_mod."
 
 
 @runtime_checkable
@@ -31,21 +34,26 @@ def save_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
         path: file to write.
         settings: what it was trained with and its shapes do not show; kept beside as `"settings"`. Plain values.
 
+    Raises:
+        OSError: naming the file, when it cannot be written.
+        ValueError: when a weight is not finite; nothing is written.
+
     Example:
         >>> import tempfile
         >>> file = Path(tempfile.mkdtemp()) / "model.pt"
         >>> save_weights(nn.Linear(2, 1), file, {"image_size": [100, 80]})
         >>> _ = load_weights(nn.Linear(2, 1), file, {"image_size": [100, 80]})
     """
-    with whole_file(Path(path)) as stream:
-        torch.save({"model": network.state_dict(), **({"settings": dict(settings)} if settings else {})}, stream)
+    state = {name.replace(_COMPILED, ""): value for name, value in unwrap(network).state_dict().items()}
+    check_finite_weights(state, f"the network to be saved to {path}")
+    save_checkpoint({"model": state, **({"settings": dict(settings)} if settings else {})}, path)
 
 
 def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, Any] | None = None) -> nn.Module:
     """Load weights into a network and return it.
 
     Args:
-        network: the network, on any device.
+        network: the network, on any device; wrappers (DDP, compile) are looked through.
         path: a file of `save_weights`, of MONAI's `CheckpointSaver` (`{"model": …}`), a resume checkpoint of
             this package, or a bare state dict; for `YOLOv5` also a `.pt` file that
             ultralytics wrote.
@@ -54,7 +62,7 @@ def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is no checkpoint, or one of another architecture or other settings.
+        ValueError: when it is no checkpoint or damaged, of another architecture or other settings, or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,39 +76,39 @@ def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
         foreign = network
     if foreign is not None:  # outside the except clause, so that the errors of that reader come alone
         _check_settings(path, foreign.load_foreign_weights(path), settings or {})
+        check_finite_weights(network.state_dict(), str(path))
         return network
-    wrong = mismatches(network, state)
+    inner = unwrap(network)
+    own = inner.state_dict()
+    if own.keys() != state.keys():
+        here = {name.replace(_COMPILED, ""): name for name in own}  # parts of a network may be compiled too
+        state = {here.get(name, name): value for name, value in plain_names(state).items()}
+    wrong = mismatches(inner, state)
     if wrong:
         raise ValueError(
             f"{path} is of another architecture ({len(wrong)} differences; {'; '.join(wrong[:3])}): "
             "give the settings that it was trained with"
         )
     _check_settings(path, kept, settings or {})
-    network.load_state_dict(state)
+    check_finite_weights(state, str(path))
+    inner.load_state_dict(state)
     return network
 
 
 def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Any]:
     """A state dict, and what is called settings beside it."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        # Torch's own text is long, and advises to load without that precaution.
-        lines = str(error).rpartition("WeightsUnpickler error: ")[2].strip().splitlines() or [""]
-        reason = lines[0].partition(". ")[0]
-        advice = (
-            ". If it holds a whole network, not its weights alone, load it where it was made and save its "
-            "state_dict(); weights of ultralytics are for YOLOv5 networks"
-        )
+        content = load_checkpoint(path)
+    except ValueError as error:
+        if "allowed global" not in str(error.__cause__):
+            raise
         raise ValueError(
-            f"{path} is not a checkpoint that loads with weights_only=True ({type(error).__name__}: {reason})"
-            f"{advice if 'allowed global' in reason else ''}"
+            f"{error}. If it holds a whole network, not its weights alone, load it where it was made and save its "
+            "state_dict(); weights of ultralytics are for YOLOv5 networks"
         ) from error
     state = _weights(content)
     if state is None:
-        raise ValueError(f"{path} holds no weights: expected a state dict, alone or under 'model'")
+        raise ValueError(f"{path} holds no weights, expected a state dict, alone or under 'model'")
     return state, content.get("settings")
 
 
@@ -112,6 +120,58 @@ def _check_settings(path: Path, kept: Any, here: Mapping[str, Any]) -> None:
         there, now = (str(list(v) if isinstance(v, tuple) else v) for v in (kept[key], here[key]))
         advice = f'give --{key} "{there}", or leave {key} out of the settings to be checked (trained_with)'
         refuse_changed(path, there, now, advice, name=key, error=ValueError)
+
+
+def plain_names(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A state dict by the names that its entries have without DDP, averaging and `torch.compile` around the network.
+
+    Args:
+        state: the state dict, possibly of a wrapped network.
+
+    Example:
+        >>> list(plain_names({"module._orig_mod.0.weight": torch.zeros(1), "n_averaged": torch.tensor(3)}))
+        ['0.weight']
+    """
+    named = {name.replace(_COMPILED, ""): value for name, value in state.items()}
+    inside = {name: value for name, value in named.items() if name != "n_averaged"}  # of torch's AveragedModel
+    while inside and all(name.startswith("module.") for name in inside):
+        named = inside = {name.removeprefix("module."): value for name, value in inside.items()}
+    return named
+
+
+def check_finite_weights(state: Mapping[str, Any], where: str) -> None:
+    """Refuse weights that are NaN or infinite: they give the same answer for every image.
+
+    Args:
+        state: a state dict. Buffers other than running statistics may hold infinities, as masks do.
+        where: what holds them, for the message.
+
+    Raises:
+        ValueError: naming the first such entries.
+
+    Example:
+        >>> check_finite_weights({"weight": torch.tensor([1.0, float("nan")])}, "model.pt")
+        Traceback (most recent call last):
+        ...
+        ValueError: model.pt holds weights that are not finite (1 entry: weight); the training that made them ...
+    """
+    wrong = [
+        name
+        for name, value in state.items()
+        if isinstance(value, torch.Tensor)
+        and (value.is_floating_point() or value.is_complex())
+        and not (torch.isfinite(value).all() or (_is_mask(name, value) and not value.isnan().any()))
+    ]
+    if wrong:
+        entries = "entry" if len(wrong) == 1 else "entries"
+        raise ValueError(
+            f"{where} holds weights that are not finite ({len(wrong)} {entries}: {', '.join(wrong[:3])}); the training "
+            "that made them has failed, take an earlier checkpoint"
+        )
+
+
+def _is_mask(name: str, value: torch.Tensor) -> bool:
+    return "mask" in name.rpartition(".")[2]
 
 
 def mismatches(

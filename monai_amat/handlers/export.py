@@ -10,6 +10,7 @@ from typing import Any
 from ignite.engine import Events
 
 from monai_amat.engines import save_weights, unwrap
+from monai_amat.files import remove_leftovers
 from monai_amat.handlers.plain_state import plain_state
 from monai_amat.handlers.ranks import rank
 
@@ -37,6 +38,8 @@ class ExportHandler:
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""
+        if rank() == 0 and self.path.parent.is_dir():
+            remove_leftovers(self.path)
         engine.add_event_handler(Events.COMPLETED, self)
 
     def __call__(self, engine: Any) -> None:

@@ -18,9 +18,12 @@ from monai_amat.changes import refuse_changed
 from monai_amat.checks import check_within
 from monai_amat.ending import say_how_to_go_on
 from monai_amat.engines import describe, unwrap
+from monai_amat.engines.checkpoint_file import load_checkpoint, save_checkpoint
+from monai_amat.engines.weights import check_finite_weights
 from monai_amat.files import whole_file
 from monai_amat.handlers.plain_state import plain_state
 from monai_amat.handlers.ranks import is_distributed, rank
+from monai_amat.locks import FolderLock
 
 __all__ = ["ResumeHandler"]
 
@@ -68,8 +71,10 @@ class ResumeHandler:
         TypeError: if one of `objects` has no state, or its state holds more than tensors, numbers, strings and plain
             containers of them.
         RuntimeError: at attaching, if the folder cannot be written; at the start of training, naming the file, if it
-            does not belong to this run (other epoch length, objects, architecture or data set), or if none of the files
-            can be read.
+            does not belong to this run (other epoch length, objects, architecture or data set), if none of the files
+            can be read, or if another process trains in the folder.
+        ValueError: if a weight of the network is not finite, in the file or at the end of an epoch; then no file is
+            written.
 
     Example:
         >>> import tempfile
@@ -109,6 +114,7 @@ class ResumeHandler:
         self.fingerprint = fingerprint
         self.settings: dict[str, Any] = describe(dict(settings or {}))
         self.resumed_from: Path | None = None
+        self._lock = FolderLock(self.save_dir / f".{name}.lock", "a training")
         for key, value in self.objects.items():
             if key in _AUTOMATIC:
                 raise ValueError(f"objects[{key!r}]: the trainer's {key} is saved anyway; leave it out or rename it.")
@@ -116,9 +122,10 @@ class ResumeHandler:
                 raise TypeError(f"objects[{key!r}] is a {type(value).__name__} without state_dict and load_state_dict.")
 
     def attach(self, engine: Engine) -> None:
-        """Register with a MONAI trainer, and check that files can be written."""
+        """Register with a MONAI trainer, and check that files can be written and that no other process writes them."""
         if rank() == 0:
             self._prepare_folder()
+        engine.add_event_handler(Events.COMPLETED, self._finish)
         engine.add_event_handler(Events.STARTED, self._start)
 
     def _prepare_folder(self) -> None:
@@ -127,6 +134,7 @@ class ResumeHandler:
             with whole_file(probe) as stream:
                 stream.write(b"ok")
             probe.unlink()
+            self._lock.acquire()
             for unfinished in self.save_dir.glob(f".{self.name}_epoch=*"):  # what a kill in mid-writing left behind
                 unfinished.unlink()
         except OSError as error:
@@ -138,6 +146,8 @@ class ResumeHandler:
         # At STARTED, so as to come last on EPOCH_COMPLETED, behind schedulers and metrics.
         if not engine.has_event_handler(self._epoch_completed, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
+        if rank() == 0:
+            self._lock.acquire()
         # Unfit states are found before an epoch's work hangs on them.
         self._states(engine)
         if engine.state.epoch > 0 and engine.state.iteration == engine.state.epoch * engine.state.epoch_length:
@@ -148,12 +158,18 @@ class ResumeHandler:
             self._restore(engine, *found)
         _say_how_to_go_on(engine.state.epoch, engine.state.max_epochs)
 
+    def _finish(self, engine: Any) -> None:
+        self._lock.release()
+
     # ------------------------------------------------------------------ saving
 
     def _epoch_completed(self, engine: Any) -> None:
         epoch = engine.state.epoch
         if epoch % self.every and epoch != engine.state.max_epochs and not engine.should_terminate:
             return
+        for name, value in self._all_objects(engine).items():
+            if isinstance(value, nn.Module):
+                check_finite_weights(value.state_dict(), f"after epoch {epoch}, {name!r}")
         payload = {
             "format": _FORMAT,
             "epoch": epoch,
@@ -164,8 +180,7 @@ class ResumeHandler:
             "engine": _numbers(engine.state),
         }
         if rank() == 0:
-            with whole_file(self.save_dir / f"{self.name}_epoch={epoch:04d}.pt") as stream:
-                torch.save(payload, stream)
+            save_checkpoint(payload, self.save_dir / f"{self.name}_epoch={epoch:04d}.pt")
             for old in self._files()[self.keep :]:
                 old.unlink()
         if is_distributed():
@@ -198,11 +213,9 @@ class ResumeHandler:
         files = self._files()
         for path in files:
             try:
-                payload = torch.load(path, map_location="cpu", weights_only=True)
-            except (PermissionError, FileNotFoundError):
-                raise
-            except Exception as error:  # a damaged file can fail in any way
-                logger.warning("%s cannot be read (%s); trying the checkpoint before it.", path, _first_line(error))
+                payload = load_checkpoint(path)
+            except ValueError as error:
+                logger.warning("%s; trying the checkpoint before it", error)
                 continue
             if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
                 raise RuntimeError(f"{path} is no checkpoint of format {_FORMAT}: give another save_dir or name.")
@@ -230,6 +243,7 @@ class ResumeHandler:
         for name, value in objects.items():
             if isinstance(value, nn.Module):
                 _check_architecture(path, name, value, states[name])
+                check_finite_weights(states[name], str(path))
         for name, value in objects.items():
             try:
                 value.load_state_dict(states[name])
@@ -276,10 +290,6 @@ class ResumeHandler:
 def _say_how_to_go_on(saved: int, last: int) -> None:
     where = f"goes on from epoch {saved + 1} of {last}" if saved < last else "finds the training complete"
     say_how_to_go_on(f"the same command {where}")
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else 'no message'}"
 
 
 def _numbers(state: Any) -> dict[str, float]:

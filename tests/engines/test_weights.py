@@ -213,3 +213,116 @@ def test_a_network_of_another_width_is_told_from_the_one_that_was_trained(tmp_pa
     save_weights(nnunet_2d(base_features=4, **settings), tmp_path / "model.pt")
     with pytest.raises(ValueError, match="give the settings that it was trained with"):
         load_weights(nnunet_2d(base_features=8, **settings), tmp_path / "model.pt")
+
+
+# ------------------------------------------------------------------ wrapped networks
+
+
+WRAPPED: dict[str, Callable[[nn.Module], dict[str, Any]]] = {
+    "DDP": lambda net: nn.DataParallel(net).state_dict(),
+    "compile": lambda net: torch.compile(net, backend="eager").state_dict(),  # type: ignore[attr-defined]
+    "compile of DDP": lambda net: {f"_orig_mod.module.{name}": value for name, value in net.state_dict().items()},
+    "DDP of compile": lambda net: {f"module._orig_mod.{name}": value for name, value in net.state_dict().items()},
+    "a compiled part": lambda net: {
+        name.replace("0.", "0._orig_mod.", 1): value for name, value in net.state_dict().items()
+    },
+    "averaged": lambda net: torch.optim.swa_utils.AveragedModel(net).state_dict(),
+}
+
+
+@pytest.mark.parametrize("kind", WRAPPED)
+@pytest.mark.parametrize("form", [lambda state: state, lambda state: {"model": state}], ids=["bare", "model"])
+def test_weights_of_a_wrapped_network_fit_the_network(kind: str, form: Any, tmp_path: Path) -> None:
+    trained = network(seed=1)
+    torch.save(form(WRAPPED[kind](trained)), tmp_path / "model.pt")
+    assert same(load_weights(network(seed=2), tmp_path / "model.pt"), trained)
+
+
+def test_a_wrapped_network_is_saved_and_loaded_by_its_own_names(tmp_path: Path) -> None:
+    trained: Any = torch.compile(network(seed=1), backend="eager")
+    save_weights(nn.DataParallel(trained), tmp_path / "model.pt")
+    assert same(load_weights(network(seed=2), tmp_path / "model.pt"), trained._orig_mod)
+    wrapped = nn.DataParallel(network(seed=2))
+    load_weights(wrapped, tmp_path / "model.pt")
+    assert same(wrapped.module, trained._orig_mod)
+    partly = network(seed=2)
+    compiled: Any = torch.compile(partly[0], backend="eager")
+    partly[0] = compiled
+    load_weights(partly, tmp_path / "model.pt")
+    assert torch.equal(partly.eval()(torch.ones(1, 1, 3, 3)), trained.eval()(torch.ones(1, 1, 3, 3)))
+
+
+def test_a_part_that_is_called_module_keeps_its_name(tmp_path: Path) -> None:
+    class Holder(nn.Module):
+        def __init__(self, seed: int) -> None:
+            super().__init__()
+            self.module = network(seed=seed)
+
+    save_weights(Holder(1), tmp_path / "model.pt")
+    assert same(load_weights(Holder(2), tmp_path / "model.pt"), Holder(1))
+
+
+# ------------------------------------------------------------------ weights that are not finite, files that are damaged
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["0.weight", "1.running_var"])
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(name: str, value: float, tmp_path: Path) -> None:
+    spoilt, fresh = network(seed=1), network(seed=2)
+    with torch.no_grad():
+        spoilt.state_dict()[name].flatten()[0] = value
+    with pytest.raises(ValueError, match=rf"model\.pt holds weights that are not finite \(1 entry: {re.escape(name)}"):
+        save_weights(spoilt, tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())
+    for form in ("state dict", "MONAI's checkpoint", "resume checkpoint"):
+        FORMS[form](spoilt, tmp_path / "model.pt")
+        with pytest.raises(ValueError, match=r"model\.pt holds weights that are not finite"):
+            load_weights(fresh, tmp_path / "model.pt")
+    assert same(fresh, network(seed=2))
+
+
+def test_a_mask_may_hold_infinities(tmp_path: Path) -> None:
+    masked = network()
+    masked.register_buffer("attention_mask", torch.tensor([0.0, -torch.inf]))
+    save_weights(masked, tmp_path / "model.pt")
+    assert same(load_weights(masked, tmp_path / "model.pt"), masked)
+
+
+@pytest.mark.parametrize("form", ["save_weights", "state dict"])
+def test_one_flipped_byte_never_changes_weights_in_silence(form: str, tmp_path: Path) -> None:
+    trained, file = network(seed=1), tmp_path / "model.pt"
+    FORMS[form](trained, file)
+    whole = file.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), 5):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 16]) + whole[place + 1 :])
+        fresh = network(seed=2)
+        try:
+            load_weights(fresh, file)
+        except ValueError as error:
+            refused += 1
+            assert "model.pt" in str(error)
+            continue
+        assert same(fresh, trained) or form == "state dict"
+    assert refused > len(whole) / 5 / 3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.99])
+def test_a_file_that_is_cut_short_is_named(share: float, tmp_path: Path) -> None:
+    wide = nn.Linear(300, 300)
+    file = tmp_path / "model.pt"
+    save_weights(wide, file)
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(ValueError, match=r"model\.pt is (not a checkpoint|damaged)"):
+        load_weights(wide, file)
+
+
+def test_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match=r"No space left on device.*model\.pt"):
+        save_weights(network(), tmp_path / "model.pt")
+    assert not list(tmp_path.iterdir())

@@ -123,4 +123,5 @@ class Run:
 
 
 def names(folder: Path) -> list[str]:
-    return sorted(path.name for path in folder.iterdir())
+    """Files in a folder, but for the lock that a run which ended in an error holds until its process ends."""
+    return sorted(path.name for path in folder.iterdir() if path.suffix != ".lock")

@@ -82,7 +82,7 @@ def test_settings_are_kept_beside_the_weights_as_plain_values(tmp_path: Path) ->
     assert torch.load(file, weights_only=True)["settings"] == {"image_size": [100, 80]}
     assert weight(load_weights(nn.Linear(1, 1), file)) == weight(network)
     ExportHandler(file)(Stub(network))
-    assert set(torch.load(file, weights_only=True)) == {"model"}
+    assert set(torch.load(file, weights_only=True)) == {"model", "digest"}
     with pytest.raises(TypeError, match=r"builtins\.object at settings\['image_size'\]"):  # before any training
         ExportHandler(file, {"image_size": object()})
 

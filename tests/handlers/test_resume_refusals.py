@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ignite.engine import Events
 from monai.data import DataLoader
 from monai.engines import SupervisedTrainer
 from torch import nn
@@ -147,3 +150,69 @@ def test_a_run_under_other_settings_is_refused(tmp_path: Path) -> None:
     same = Run(tmp_path, epochs=2, settings={"settings": {"arm": "sat", "epsilon": 5.0}})
     same.engine.run()
     assert same.checkpoint.resumed_from is not None
+
+
+# --------------------------------------------------------------- weights that are not finite, damaged files, two runs
+
+
+class Spoil:
+    """Puts a NaN into the network at the end of an epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def attach(self, engine: Any) -> None:
+        engine.add_event_handler(Events.EPOCH_COMPLETED, self)
+
+    def __call__(self, engine: Any) -> None:
+        if engine.state.epoch == self.epoch:
+            with torch.no_grad():
+                engine.network[0].weight[0] = float("nan")
+
+
+def test_a_network_that_is_not_finite_is_not_saved(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"after epoch 2, 'network' holds weights that are not finite .*0\.weight"):
+        Run(tmp_path, Spoil(2)).run()
+    assert names(tmp_path) == ["resume_epoch=0001.pt"]
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    Run(tmp_path, epochs=1).run()
+    file = tmp_path / "resume_epoch=0001.pt"
+    content = torch.load(file, weights_only=True)
+    content["objects"]["network"]["0.weight"][0] = float("inf")
+    del content["digest"]
+    torch.save(content, file)
+    with pytest.raises(ValueError, match=r"resume_epoch=0001\.pt holds weights that are not finite"):
+        Run(tmp_path).run()
+
+
+def test_a_flipped_byte_is_found_and_the_checkpoint_before_is_taken(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Run(tmp_path, epochs=2).run()
+    file = tmp_path / "resume_epoch=0002.pt"
+    content = bytearray(file.read_bytes())
+    weight = torch.load(file, weights_only=True)["objects"]["network"]["4.weight"]
+    content[content.find(weight.numpy().tobytes()) + 8] ^= 1
+    file.write_bytes(content)
+    resumed = Run(tmp_path, epochs=3).run()
+    assert resumed.checkpoint.resumed_from == tmp_path / "resume_epoch=0001.pt"
+    assert "resume_epoch=0002.pt is damaged: the checksum of" in caplog.text
+
+
+def test_a_second_training_in_the_folder_is_refused_before_it_touches_a_file(tmp_path: Path) -> None:
+    (tmp_path / ".resume_epoch=0001.pt.x1y2").write_bytes(b"of the other training")
+    code = (
+        "import sys; from monai_amat.locks import FolderLock; "
+        "FolderLock(sys.argv[1], '').acquire(); print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / ".resume.lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(RuntimeError, match=rf"a training of another process .process {other.pid} on"):
+            Run(tmp_path)
+        other.communicate("")
+    assert (tmp_path / ".resume_epoch=0001.pt.x1y2").is_file()
+    Run(tmp_path, epochs=1).run()

@@ -6,10 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from monai_amat.changes import refuse_changed
-from monai_amat.files import whole_file
+from monai_amat.engines.checkpoint_file import load_checkpoint, save_checkpoint
 
 __all__ = ["load_margins", "margin_file", "save_margins"]
 
@@ -45,8 +43,7 @@ def save_margins(checkpoint: str | Path, epoch: int, state: Mapping[str, Any], s
     if epoch > 0 and file.is_file():
         before = {old: kept for old, kept in _read(file)["epochs"].items() if old < epoch}
     epochs = {old: before[old] for old in sorted(before)[1 - _KEPT :]} | {epoch: dict(state)}
-    with whole_file(file) as stream:
-        torch.save({"format": _FORMAT, "settings": dict(settings), "epochs": epochs}, stream)
+    save_checkpoint({"format": _FORMAT, "settings": dict(settings), "epochs": epochs}, file)
 
 
 def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -79,12 +76,7 @@ def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]
 
 
 def _read(file: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except Exception as error:  # a damaged file can fail in any way
-        raise ValueError(f"{file} cannot be read ({type(error).__name__}): the file is damaged") from error
+    content = load_checkpoint(file)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
         raise ValueError(f"{file} is no file of margins of format {_FORMAT}")
     return content

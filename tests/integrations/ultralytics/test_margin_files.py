@@ -58,7 +58,7 @@ def test_a_checkpoint_without_margins_says_what_to_do(tmp_path: Path) -> None:
         load_margins(tmp_path / "last.pt", 0, SETTINGS)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"nothing", "the file is damaged"), (None, "is no file of margins")])
+@pytest.mark.parametrize(("content", "message"), [(b"nothing", "is not a checkpoint"), (None, "is no file of margins")])
 def test_a_file_of_another_kind_says_so(content: bytes | None, message: str, tmp_path: Path) -> None:
     file = margin_file(tmp_path / "last.pt")
     if content is None:
