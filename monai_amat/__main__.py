@@ -99,104 +99,169 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="monai-amat", description="Adversarial robustness of MONAI models.", allow_abbrev=False
+        prog="monai-amat",
+        description="Measure how easily MONAI models are fooled by adversarial noise, and train models that resist.",
+        epilog="Start with: monai-amat quickstart. Options of a command: monai-amat COMMAND --help",
+        allow_abbrev=False,
     )
-    commands = parser.add_subparsers(dest="command", required=True)
-    more = "further --id value pairs are set in every bundle run, for example --max_epochs 5"
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_studies(commands)
+    _add_overlay(commands)
+    _add_bundles(commands)
+    _add_phantoms(commands)
+    for command in commands.choices.values():
+        command.allow_abbrev = False
+    return parser
 
-    quick = commands.add_parser("quickstart", help="three arms at a small scale, in minutes", epilog=more)
-    quick.add_argument("--output_dir", default="runs/quickstart", help="where results go (%(default)s)")
-    quick.add_argument("--dataset_dir", help="Decathlon folder; the built-in phantom by default")
-    quick.add_argument("--bundle", help="bundle folder; by default the hippocampus bundle is written into OUTPUT_DIR")
 
-    compare = commands.add_parser("compare", help="a whole study: train, calibrate, attack, compare", epilog=more)
+def _add_studies(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    more = "Further --id value pairs set any id of the bundle's configuration in every run, for example --max_epochs 5."
+    quick = commands.add_parser(
+        "quickstart",
+        help="train a small network in three ways, attack all, compare",
+        description="Train a small network with STD, SAT 5 and AMAT, attack all three with rising noise, and compare "
+        "them. Takes minutes on a CPU. Repeat the command to continue after an interruption.",
+        epilog=more,
+    )
+    quick.add_argument("--output_dir", default="runs/quickstart", help="folder for the results (default: %(default)s)")
+    quick.add_argument("--dataset_dir", help="Decathlon folder (default: synthetic volumes)")
+    quick.add_argument("--bundle", help="bundle folder (default: the hippocampus bundle, written into OUTPUT_DIR)")
+
+    compare = commands.add_parser(
+        "compare",
+        help="a whole study: train every arm, attack all networks, compare",
+        description="Train every arm with every seed, attack all networks alike, and write one table and one figure. "
+        "Repeat the command to continue after an interruption.",
+        epilog=more,
+    )
     compare.add_argument("--bundle", required=True, help="bundle folder")
+    compare.add_argument("--dataset_dir", required=True, help="data set folder")
+    compare.add_argument("--output_dir", required=True, help="folder for the results")
     compare.add_argument(
         "--arms",
         nargs="+",
         required=True,
-        help="std, sat:ε, amat, overlay+overlay:key=value …; initial_weights=std lets training start from that network",
+        metavar="ARM",
+        help="ways of training: std, sat:5 (epsilon 5), amat, or overlays of the bundle with values, such as "
+        "amat_balanced+amat_shuffled or amat:max_margin=10; with initial_weights=std training starts from the std "
+        "network of the same seed",
     )
-    compare.add_argument("--seeds", nargs="+", type=int, default=[0], help="seeds of training (0)")
-    compare.add_argument("--overlays", nargs="*", default=[], help="config files over all others, for example small")
+    compare.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="SEED", help="seeds (default: 0)")
+    compare.add_argument(
+        "--overlays",
+        nargs="*",
+        default=[],
+        metavar="NAME",
+        help="files of the bundle's configs that come last in every run, for example small",
+    )
     compare.add_argument(
         "--evaluation",
         default="robustness",
         metavar="NAME",
-        help="another name attacks the same networks with other values, beside the first (%(default)s)",
+        help="name of the evaluation; give another name and other values to attack the same networks in another way "
+        "(default: %(default)s)",
     )
-    compare.add_argument("--reference", help="arm that all others are compared with (the first)")
+    compare.add_argument("--reference", metavar="ARM", help="arm to compare all others with (default: the first)")
     compare.add_argument(
-        "--strength", action="store_true", help="try stronger attacks too, on the first seed's networks"
+        "--strength", action="store_true", help="also try stronger attacks on the networks of the first seed"
     )
-    compare.add_argument("--jobs", type=int, default=1, metavar="N", help="steps that may run at once (%(default)s)")
-    compare.add_argument("--dataset_dir", required=True, help="data set folder")
-    compare.add_argument("--output_dir", required=True, help="where results go; a run that stopped goes on from there")
+    compare.add_argument(
+        "--jobs", type=int, default=1, metavar="N", help="number of steps that run at once (default: %(default)s)"
+    )
 
-    overlay = commands.add_parser("overlay", help="make any MONAI bundle adversarial, or attack it")
-    overlay.add_argument("kind", choices=("sat", "amat", "robustness"))
-    overlay.add_argument("--config_file", nargs="+", required=True, help="the bundle's configuration, in order")
-    overlay.add_argument("--output", required=True, help="JSON file to write")
+
+def _add_overlay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    overlay = commands.add_parser(
+        "overlay",
+        help="adversarial training or attack for any MONAI bundle",
+        description="Write a JSON file to lay over the configuration of any MONAI bundle: adversarial training (sat, "
+        "amat), or the robustness curve of its trained network (robustness). Prints the next command.",
+    )
+    overlay.add_argument("kind", choices=("sat", "amat", "robustness"), help="what the overlay does")
+    overlay.add_argument(
+        "--config_file", nargs="+", required=True, metavar="FILE", help="configuration files of the bundle, in order"
+    )
+    overlay.add_argument("--output", required=True, metavar="FILE", help="JSON file to write")
     overlay.add_argument(
         "--epsilon",
         type=float,
         default=5.0,
-        help="ε of SAT, Δ of AMAT: L2 over an image or patch as the network gets it (%(default)s)",
+        help="noise size of sat, step of the margins of amat: L2 norm over an image or patch as the network receives "
+        "it (default: %(default)s)",
     )
-    overlay.add_argument("--steps", type=int, default=20, help="attack steps (%(default)s)")
+    overlay.add_argument("--steps", type=int, default=20, help="attack steps (default: %(default)s)")
     overlay.add_argument(
         "--clip_range",
         nargs=2,
         type=float,
         metavar=("LOW", "HIGH"),
-        help="range of an image's values as the network gets them, which noise does not leave; none by default",
+        help="range of the image values as the network receives them; noise stays within (default: no limits)",
     )
     overlay.add_argument(
         "--noise_levels",
         nargs="+",
         type=float,
         default=[0.0, 1.0, 2.0, 5.0],
-        help="of the curve, measured as ε (%(default)s)",
+        metavar="EPSILON",
+        help="noise levels of the curve, L2 norms like --epsilon (default: 0 1 2 5)",
     )
     overlay.add_argument(
         "--num_classes",
         type=int,
-        help="output channels of the network, for robustness; with softmax the background too",
+        help="for robustness: output channels of the network, with softmax including the background",
     )
     overlay.add_argument(
         "--prediction",
         choices=("softmax", "sigmoid"),
-        help="sigmoid where each channel stands for itself; by default as the loss says",
+        help="sigmoid if each output channel is a class of its own, without a background (default: as the loss says)",
     )
-    overlay.add_argument("--checkpoint", help="trained weights, for robustness")
-    overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (%(default)s)")
-    overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (%(default)s)")
+    overlay.add_argument("--checkpoint", metavar="FILE", help="for robustness: the trained weights")
+    overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (default: %(default)s)")
+    overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (default: %(default)s)")
 
-    init = commands.add_parser("init", help="write a segmentation bundle for a Decathlon folder")
-    init.add_argument("--dataset_dir", help="Decathlon folder; looked at, unless --settings says what there is")
-    init.add_argument("--bundle_dir", required=True, help="the bundle's folder, new or empty")
-    init.add_argument("--plans", help="nnUNetPlans.json of nnU-Net version 2, instead of planning the network here")
+
+def _add_bundles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    init = commands.add_parser(
+        "init",
+        help="write a segmentation bundle for your own data",
+        description="Read a Decathlon folder, plan the network as nnU-Net does, and write a bundle for it.",
+    )
+    init.add_argument("--dataset_dir", help="Decathlon folder; not needed with --settings")
+    init.add_argument("--bundle_dir", required=True, help="folder for the bundle, new or empty")
     init.add_argument(
-        "--settings", help="hippocampus, heart or prostate, as in the paper; or a JSON file, instead of planning"
+        "--plans", metavar="FILE", help="nnUNetPlans.json of nnU-Net version 2, instead of a plan made here"
+    )
+    init.add_argument(
+        "--settings",
+        help="hippocampus, heart or prostate (the paper's settings), or a JSON file, instead of a plan made here",
     )
 
-    bundles = commands.add_parser("bundles", help="write the five bundles of the paper's data sets")
-    bundles.add_argument("folder", help="where their folders go")
+    bundles = commands.add_parser(
+        "bundles",
+        help="write the five bundles of the paper's data sets",
+        description="Write the bundles hippocampus_amat, heart_amat, prostate_amat, cephalometric_amat and bccd_amat.",
+    )
+    bundles.add_argument("folder", help="folder for the five bundle folders")
 
-    phantom = commands.add_parser("phantom", help="write the built-in data set of volumes")
-    phantom.add_argument("--volumes", type=int, default=25)
-    phantom.add_argument("--channels", type=int, default=1, help="1 or 2 (%(default)s)")
-    phantom.add_argument("--classes", type=int, default=2, help="1 or 2, without the background (%(default)s)")
-    skulls = commands.add_parser("phantom-cephalograms", help="write the built-in data set of cephalograms")
-    cells = commands.add_parser("phantom-cells", help="write the built-in data set of blood smears")
+
+def _add_phantoms(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    phantom = commands.add_parser("phantom", help="write synthetic volumes as a Decathlon folder")
+    phantom.add_argument("--volumes", type=int, default=25, metavar="N", help="how many (default: %(default)s)")
+    phantom.add_argument("--channels", type=int, default=1, help="image channels, 1 or 2 (default: %(default)s)")
+    phantom.add_argument("--classes", type=int, default=2, help="foreground classes, 1 or 2 (default: %(default)s)")
+    skulls = commands.add_parser("phantom-cephalograms", help="write synthetic cephalograms as an ISBI 2015 folder")
+    cells = commands.add_parser("phantom-cells", help="write synthetic blood smears as a BCCD folder")
     for command in (skulls, cells):
-        command.add_argument("--images", type=int, default=24, help="for training, validation and test (%(default)s)")
+        command.add_argument(
+            "--images",
+            type=int,
+            default=24,
+            metavar="N",
+            help="how many (default: %(default)s)",
+        )
     for command in (phantom, skulls, cells):
-        command.add_argument("root", help="folder to make")
-        command.add_argument("--seed", type=int, default=0)
-    for command in commands.choices.values():
-        command.allow_abbrev = False
-    return parser
+        command.add_argument("root", help="folder to write")
+        command.add_argument("--seed", type=int, default=0, help="seed of the random shapes (default: %(default)s)")
 
 
 def _values(rest: Sequence[str]) -> dict[str, str]:

@@ -104,9 +104,9 @@ def test_quickstart_needs_nothing(recorder: Recorder) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], "required: command"),
+        ([], "required: COMMAND"),
         (["train"], "invalid choice: 'train'"),
-        (["compare", "--bundle", "b"], "required: --arms, --dataset_dir, --output_dir"),
+        (["compare", "--bundle", "b"], "required: --dataset_dir, --output_dir, --arms"),
         ([*COMPARE, "--seeds", "one"], "invalid int value: 'one'"),
         ([*COMPARE, "--jobs", "many"], "invalid int value: 'many'"),
         ([*COMPARE, "--max_epochs"], "--max_epochs needs a value"),
