@@ -15,6 +15,7 @@ from monai.utils import convert_to_tensor
 from monai_amat.progress import track
 from monai_amat.tasks.segmentation.data.case import Case, check_case
 from monai_amat.tasks.segmentation.data.decathlon import Decathlon
+from monai_amat.tasks.segmentation.data.slice_store import SliceStore, needed_memory
 from monai_amat.tasks.segmentation.data.split import split
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacing
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
@@ -35,6 +36,7 @@ def load_slices(
     spacing: Sequence[float] | None = None,
     num_classes: int | None = None,
     channels: int | None = None,
+    memory_limit: float | None = None,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Load one section of a Decathlon folder: check, z-score and cut its volumes into slices.
@@ -55,6 +57,8 @@ def load_slices(
             resample.
         num_classes: number of classes, background included, that `dataset.json` must list; None accepts any number.
         channels: number of image channels that it must list; None accepts any number.
+        memory_limit: GB of memory above which the slices are read from temporary files when they are used, with the
+            same values; None for half of the available memory.
         progress: show how many volumes are read.
 
     Returns:
@@ -97,13 +101,16 @@ def load_slices(
             )
     cases = _section(data, section, fold, n_splits)[:limit]
     resample = PlaneSpacing(spacing)
+    needed = needed_memory(cases, channels=data.num_channels, slice_step=slice_step, spacing=resample.spacing)
+    allowed = None if memory_limit is None else int(memory_limit * 1e9)
+    store = SliceStore(needed, limit=allowed, what=f"{data.root} {section}")
     slices: list[dict[str, Any]] = []
     tracked = get_track_meta()
     set_track_meta(True)  # the slicing axis follows from the affine
     try:
         for case in track(cases, title=f"{data.root.name} {section}", units="volumes", show=progress):
             image, label = check_case(case, num_classes=data.num_classes, channels=data.num_channels)
-            slices += _cut(case, image, label, slice_step, resample, data.num_classes)
+            slices += _cut(case, image, label, slice_step, resample, data.num_classes, store)
     finally:
         set_track_meta(tracked)
     if section == "train":
@@ -136,7 +143,13 @@ def _check_classes(slices: list[dict[str, Any]], data: Decathlon, cases: int) ->
 
 
 def _cut(
-    case: Case, image: MetaTensor, label: MetaTensor, slice_step: int, resample: PlaneSpacing, num_classes: int
+    case: Case,
+    image: MetaTensor,
+    label: MetaTensor,
+    slice_step: int,
+    resample: PlaneSpacing,
+    num_classes: int,
+    store: SliceStore,
 ) -> list[dict[str, Any]]:
     """Slices of one volume `(C, x, y, z)`."""
     turned = SlicePlaned(("image", "label"))({"image": image, "label": label})
@@ -149,17 +162,17 @@ def _cut(
         turned["label"] = resample(MetaTensor(onehot, affine=stored.affine)).argmax(0, keepdim=True)
     volume = convert_to_tensor(NormalizeIntensity(channel_wise=True)(turned["image"]), track_meta=False)
     truth = convert_to_tensor(turned["label"], track_meta=False).to(torch.uint8)
+    indices = range(0, volume.shape[-1], slice_step)
     return [
         {
-            # A clone, because copying or sending a view would copy or send the whole volume.
-            "image": volume[..., i].clone(memory_format=torch.contiguous_format),
-            "label": truth[..., i].clone(memory_format=torch.contiguous_format),
+            "image": pixels,
+            "label": classes,
             "case": case.name,
             "slice": i,
-            "classes": _foreground(truth[..., i]),
+            "classes": _foreground(classes),
             **({} if resample.spacing is None else {"spacing": "x".join(f"{mm:g}" for mm in resample.spacing)}),
         }
-        for i in range(0, volume.shape[-1], slice_step)
+        for i, (pixels, classes) in zip(indices, store.keep(volume, truth, indices), strict=True)
     ]
 
 
