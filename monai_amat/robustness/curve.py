@@ -42,7 +42,7 @@ logger = logging.getLogger(__name__)
 
 _BOOTSTRAP = {"samples": 1000, "seed": 0, "level": 0.95}
 # What a sample has cost travels with its row, so that a resumed run knows what the whole has cost.
-_COSTS = ["seconds", "gradient_evaluations"]
+_COSTS = ["seconds", "gradient_evaluations", "late_gain"]
 
 
 class RobustnessCurve:
@@ -147,7 +147,7 @@ class RobustnessCurve:
                 "rank 0 alone after the process group is gone"
             )
         with self.store:
-            self.store.guard(self._guarded())
+            self.store.guard(self.made_with())
             say_how_to_go_on("the same command goes on with the samples that are missing")
             # Training may have left the data set in a later epoch; what is drawn here must not depend on that.
             self.data.set_epoch(0)
@@ -227,6 +227,8 @@ class RobustnessCurve:
         rows["stalled"] = last.result.stalled.cpu().numpy()
         rows[measured.columns] = measured
         rows["gradient_evaluations"] = last.result.steps.cpu().numpy()
+        gain = last.result.late_gain
+        rows["late_gain"] = math.nan if gain is None else gain.float().cpu().numpy()
         if rows["sample_id"].duplicated().any():
             raise ValueError("a data item gave several samples; evaluate whole images, without num_samples crops")
         self._check_finite(rows, list(measured.columns))
@@ -244,7 +246,7 @@ class RobustnessCurve:
                 f"{row}; look at its image and label, and at the network's weights"
             )
 
-    def _guarded(self) -> dict[str, Any]:
+    def made_with(self) -> dict[str, Any]:
         """All that a row depends on, apart from its noise level and its sample."""
         elsewhere: dict[str, Any] = {}
         if self.source is not None:
@@ -281,13 +283,14 @@ class RobustnessCurve:
                 "noise_norm": float(of_level["noise_norm"].mean()),
                 "stalled": int(of_level["stalled"].sum()),
                 "gradient_evaluations": float(evaluations),
+                "late_gain": _or_none(costs.loc[of_level.index, "late_gain"].mean()),
                 "seconds": float(costs.loc[of_level.index, "seconds"].sum()),
             }
         summary = {
             "levels": levels,
             "bootstrap": {**_BOOTSTRAP, "group": self.group_key},
             "noise_levels": list(self.noise_levels),
-            **self._guarded(),
+            **self.made_with(),
             "seconds": float(costs["seconds"].sum()),
             **environment(self.device),
         }
@@ -296,6 +299,10 @@ class RobustnessCurve:
         self.report.write(table, self.output_dir)
         logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, table_text(table))
         return rows
+
+
+def _or_none(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)
 
 
 def _checked_levels(noise_levels: Sequence[float]) -> tuple[float, ...]:

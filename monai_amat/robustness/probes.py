@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
-from monai_amat.attacks import Attack, FullStart, ProjectedGradientDescent, Restarts
+from monai_amat.attacks import (
+    L2,
+    Attack,
+    AutoProjectedGradientDescent,
+    FullStart,
+    Linf,
+    ProjectedGradientDescent,
+    Restarts,
+    ShrinkingRadius,
+    Square,
+)
 from monai_amat.engines import network_fingerprint
 from monai_amat.losses.base import PerSampleLoss
 
@@ -59,6 +70,10 @@ def standard_probes(
     restarts: Sequence[int] = (3, 5),
     source: nn.Module | None = None,
     attack_loss: PerSampleLoss | None = None,
+    losses: Mapping[str, PerSampleLoss] | None = None,
+    metric_loss: PerSampleLoss | None = None,
+    auto_steps: int = 100,
+    queries: int = 300,
 ) -> dict[str, Probe]:
     """What an evaluation by projected gradient descent should be compared with, for a table of its strength.
 
@@ -67,6 +82,12 @@ def standard_probes(
     - `best-iterate`: the attack itself, but of its iterates the one of highest loss; `best-of-<n>`: likewise the
       best of n random starts.
     - `other-loss`, `transfer`: raising another loss, or made on another network, where these are given.
+    - `apgd`: as many steps of Auto-PGD on the same loss; `apgd-<name>`: on another loss, for each one given, such as
+      those of the SEA evaluation (masked and balanced cross-entropy, Jensen-Shannon) and one that is free of the scale
+      of the logits.
+    - `large-radius-first`: Auto-PGD from twice the radius down to the radius itself (`ShrinkingRadius`) on a smooth
+      form of the reported metric, where that is given: the strongest of all as a rule.
+    - `square`: random search without gradients on the same loss. Where it does more, gradients are masked.
     - `random`: no gradient, a random start alone. An attack that is not clearly stronger sees no gradient.
     - `huge-radius`: the attack itself with so much noise that nothing may be left. Where something is, gradients are
       masked.
@@ -79,6 +100,11 @@ def standard_probes(
         restarts: numbers of random starts to try.
         source: another network for the same task, such as one trained on clean images; without it there is no transfer
             probe.
+        losses: further losses by name for Auto-PGD.
+        metric_loss: a smooth form of the metric that is reported, such as
+            `monai_amat.tasks.segmentation.SmoothDiceIndex`.
+        auto_steps: gradient steps of each Auto-PGD; 0 leaves these probes out.
+        queries: forwards of the random search; 0 leaves it out.
         attack_loss: another loss for the attack to raise, such as one of the recorded loss's terms alone.
 
     Returns:
@@ -96,6 +122,9 @@ def standard_probes(
         raise ValueError("standard_probes needs an attack that takes steps, got steps=0: give the evaluation's attack")
     if not 0 < huge_radius < float("inf"):
         raise ValueError(f"huge_radius must be positive and finite, got {huge_radius}")
+    for name, number in (("auto_steps", auto_steps), ("queries", queries)):
+        if number < 0:
+            raise ValueError(f"{name} must not be negative, got {number}")
     if wrong := [count for count in steps if count < 1]:
         raise ValueError(f"steps must be at least 1, got {wrong}")
     if wrong := [times for times in restarts if times < 2]:
@@ -111,6 +140,15 @@ def standard_probes(
         probes["other-loss"] = Probe(attack, attack_loss=attack_loss)
     if source is not None:
         probes["transfer"] = Probe(attack, source=source)
+    shared: dict[str, Any] = {"norm": attack.norm, "clip_range": attack.clip_range, "amp": attack.amp}
+    if auto_steps:
+        auto = AutoProjectedGradientDescent(steps=auto_steps, **shared)
+        probes["apgd"] = Probe(auto)
+        probes |= {f"apgd-{name}": Probe(auto, attack_loss=loss) for name, loss in (losses or {}).items()}
+        if metric_loss is not None:
+            probes["large-radius-first"] = Probe(ShrinkingRadius(attack=auto), attack_loss=metric_loss)
+    if queries and isinstance(attack.norm, L2 | Linf):
+        probes["square"] = Probe(Square(queries=queries, **shared))
     probes["random"] = Probe(replace(attack, steps=0, random_start=FullStart(), best_iterate=False))
     probes["huge-radius"] = Probe(attack, noise_level=float(huge_radius))
     probes["clean"] = Probe(attack, noise_level=0.0)
@@ -127,6 +165,13 @@ def _attack_text(attack: Attack) -> str:
     """What the attack does, in words."""
     if isinstance(attack, Restarts):
         return f"strongest of {attack.times} starts: {_attack_text(attack.attack)}"
+    if isinstance(attack, AutoProjectedGradientDescent):
+        return f"{attack.steps} steps of Auto-PGD ({attack.norm}), best iterate"
+    if isinstance(attack, ShrinkingRadius):
+        factors = ", ".join(f"{factor:g}" for factor in attack.factors)
+        return f"{attack.attack.steps} steps of Auto-PGD ({attack.norm}) at {factors} times ε"
+    if isinstance(attack, Square):
+        return f"random search ({attack.norm}) of {attack.queries} queries, no gradient"
     if type(attack) is not ProjectedGradientDescent:  # a subclass does something else
         return type(attack).__name__
     if attack.steps == 0:

@@ -15,15 +15,19 @@ import torch
 from monai.engines.utils import PrepareBatch
 from monai.inferers import Inferer
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import Attack
+from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric, figures_of_each
 from monai_amat.losses.base import PerSampleLoss
+from monai_amat.robustness.active_test import ActiveTest
 from monai_amat.robustness.curve import RobustnessCurve
+from monai_amat.robustness.network_checks import NetworkCheck
 from monai_amat.robustness.probes import Probe
 from monai_amat.robustness.resampling import Statistic, bootstrap
+from monai_amat.robustness.samples import loader_like
 from monai_amat.robustness.store import write_rows
 from monai_amat.robustness.strength_text import strength_text, verdict
 
@@ -32,6 +36,7 @@ __all__ = ["WORST", "AttackStrength"]
 WORST = "worst of all"
 """Name of the row that takes, for each sample, whichever probe did most damage."""
 
+_CHECKED = 8
 _BOOTSTRAP: dict[str, Any] = {"samples": 1000, "seed": 0, "level": 0.95}
 
 
@@ -67,6 +72,10 @@ class AttackStrength:
         inferer: how the network is applied; a plain forward by default.
         progress: as in the curve.
         settings: as in the curve.
+        active_samples: images for the active test of the reference (`ActiveTest`), some hundred forwards each; 0 leaves
+            it out.
+
+    Beside the probes, two forwards of the same images are compared, and the outputs looked at (`NetworkCheck`).
 
     Raises:
         TypeError: when the loader's data set is not indexed.
@@ -92,7 +101,11 @@ class AttackStrength:
         inferer: Inferer | None = None,
         progress: bool = True,
         settings: Mapping[str, Any] | None = None,
+        active_samples: int = 2,
     ) -> None:
+        if active_samples < 0:
+            raise ValueError(f"active_samples must not be negative, got {active_samples}")
+        self.active_samples = active_samples
         self.probes = {name: probe if isinstance(probe, Probe) else Probe(probe) for name, probe in probes.items()}
         _check_probes(self.probes, reference)
         self.metric = metric
@@ -128,12 +141,12 @@ class AttackStrength:
         """Run what is not run yet, and write the table.
 
         Returns:
-            a row a noise level and probe, then `WORST`, and last the probes with a noise level of their own:
-            `probe`, `what` (in words), `noise_level`, `samples`, `groups`, `metric` (name of the headline
-            figure), `value`, `low`, `high` (with its interval), `loss` (mean), `difference` and
-            `loss_difference` from the reference, each with `_low` and `_high` (NaN where the noise level is
-            another), `gradient_evaluations` and `stalled` (steps that could not move), both a sample, and
-            `seconds` of all samples.
+            one row per noise level and probe, then `WORST`, and last the probes with a noise level of their own:
+            `probe`, `what` (in words), `noise_level`, `samples`, `groups`, `metric` (name of the headline figure),
+            `value`, `low`, `high` (with its interval), `loss` (mean), `difference` and `loss_difference` from the
+            reference, each with `_low` and `_high` (NaN where the noise level is another), `late_gain` (mean rise of
+            the loss over the last tenth of the steps), `gradient_evaluations` and `stalled` (steps that could not
+            move), both per sample, and `seconds` of all samples.
 
         Raises:
             RuntimeError, KeyError, ValueError: as `RobustnessCurve.run
@@ -150,8 +163,46 @@ class AttackStrength:
         for name, level in own.items():
             records += self._records(level, {name: _at(rows[name], level)}, told, None)
         table = pd.DataFrame(records)
-        self._write(table, told)
+        self._write(table, told, self.check())
         return table
+
+    def check(self) -> dict[str, Any]:
+        """Look at the network as the reference's attack sees it.
+
+        Returns:
+            the reports of `NetworkCheck` under `network`, and of `ActiveTest` at the highest noise level under
+            `active`.
+        """
+        curve = self.curves[self.reference]
+        made_with = {**curve.made_with(), "active_samples": self.active_samples, "noise_level": self.noise_levels[-1]}
+        if (known := self._checked(made_with)) is not None:
+            return known
+        network, active = NetworkCheck(), ActiveTest(curve.attack, samples=self.active_samples)
+        positions = curve.positions[: max(_CHECKED, self.active_samples)]
+        loader = loader_like(curve.data_loader, Subset(curve.data, positions))
+        for attack, epsilon in ((network, 0.0), (active, self.noise_levels[-1])):
+            prepare = PrepareBatchNoisy(
+                network=curve.network,
+                loss=curve.loss if curve.attack_loss is None else curve.attack_loss,
+                attack=attack,
+                epsilon=epsilon,
+                prepare_batch=curve.prepare_batch,
+                inferer=curve.inferer,
+                id_key=curve.data.id_key,
+                seed_key=curve.data.seed_key,
+            )
+            for batch in loader if attack is network or self.active_samples else ():
+                prepare(batch, curve.device)
+        return {"network": network.report(), "active": active.report(), "made_with": made_with}
+
+    def _checked(self, made_with: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The checks of an earlier run under the same settings."""
+        file = self.output_dir / "strength.json"
+        if not file.is_file():
+            return None
+        checks = json.loads(file.read_text(encoding="utf-8")).get("checks", {})
+        # Through JSON, as the file has been.
+        return checks if checks.get("made_with") == json.loads(json.dumps(made_with)) else None
 
     def _summary(self, name: str) -> dict[str, Any]:
         """What a finished probe says of itself."""
@@ -184,18 +235,21 @@ class AttackStrength:
                 interval = intervals.get((name, figure))
                 bounds = (math.nan,) * 3 if interval is None else (interval.value, interval.low, interval.high)
                 record |= dict(zip((figure, f"{figure}_low", f"{figure}_high"), bounds, strict=True))
+            gains = [part["late_gain"] for part in parts if part.get("late_gain") is not None]
+            record["late_gain"] = gains[0] if len(parts) == 1 and gains else math.nan
             record["gradient_evaluations"] = sum(part["gradient_evaluations"] for part in parts)
             record["stalled"] = sum(part["stalled"] for part in parts) / len(first)
             record["seconds"] = sum(part["seconds"] for part in parts)
             records.append(record)
         return records
 
-    def _write(self, table: pd.DataFrame, told: Mapping[str, dict[str, Any]]) -> None:
+    def _write(self, table: pd.DataFrame, told: Mapping[str, dict[str, Any]], checks: Mapping[str, Any]) -> None:
         higher_is_better = self.metric.higher_is_better()
-        lines = verdict(table, reference=self.reference, worst=WORST, higher_is_better=higher_is_better)
+        lines = verdict(table, reference=self.reference, worst=WORST, higher_is_better=higher_is_better, checks=checks)
         special = ("attack", "attack_loss", "source")
         summary = {
             "verdict": lines,
+            "checks": dict(checks),
             "reference": self.reference,
             "higher_is_better": higher_is_better,
             "rows": [

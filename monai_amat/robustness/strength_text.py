@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from monai_amat.markdown import markdown_table
+from monai_amat.robustness.strength_verdict import judge
 
 __all__ = ["strength_text", "verdict"]
 
 _DIGITS = 3
+_STILL_RISING = 0.05
 _HELP = (
     "Differences are from {reference} on the same {samples} samples, with 95 % intervals over {groups} groups. Where a "
     "probe does more damage, {reference} understates it: more steps, more starts and the best iterate should gain next "
@@ -20,7 +23,14 @@ _HELP = (
 )
 
 
-def verdict(table: pd.DataFrame, *, reference: str, worst: str, higher_is_better: bool = True) -> list[str]:
+def verdict(
+    table: pd.DataFrame,
+    *,
+    reference: str,
+    worst: str,
+    higher_is_better: bool = True,
+    checks: Mapping[str, Any] | None = None,
+) -> list[str]:
     """Whether the reference understates the damage, and by how much: sentences.
 
     Args:
@@ -28,12 +38,14 @@ def verdict(table: pd.DataFrame, *, reference: str, worst: str, higher_is_better
         reference: name of the attack that is judged.
         worst: name of the row of all probes together.
         higher_is_better: whether a larger headline figure is a better network.
+        checks: reports of `NetworkCheck` and `ActiveTest`, under `network` and `active`.
 
     Returns:
-        a sentence on the metric and one on the loss for each noise level, and one for each probe whose own noise level
-        lies above them.
+        first the verdict (`judge`), then what the checks found, then one sentence on the metric and one on the loss
+        for each noise level, and one for each probe whose own noise level lies above them.
     """
-    lines = []
+    judgement = judge(table, reference=reference, worst=worst, higher_is_better=higher_is_better, checks=checks)
+    lines = [f"{reference}: {judgement}.", *_of_checks(checks or {}), *_of_slope(table, reference)]
     paired = table[table["difference"].notna() | table["loss_difference"].notna()]
     for level, rows in paired.groupby("noise_level"):
         probes = rows[~rows["probe"].isin((reference, worst))]
@@ -69,6 +81,47 @@ def verdict(table: pd.DataFrame, *, reference: str, worst: str, higher_is_better
             "useless prediction scores, the attack does not see the network's gradients, and no figure here is to be "
             "believed."
         )
+    return lines
+
+
+def _of_checks(checks: Mapping[str, Any]) -> list[str]:
+    """What was found beside the table."""
+    network, active = checks.get("network"), checks.get("active")
+    lines = []
+    if network is not None:
+        lines.append(
+            f"Two forwards of the same images differ by {network['difference_of_two_forwards']:.2g} of the largest "
+            f"output; the softmax is saturated at {network['saturated']:.0%} of the places"
+            + (
+                "; the output holds probabilities, while losses take logits: their gradients are small."
+                if network["probabilities"]
+                else "."
+            )
+        )
+    if active is not None and active["images"]:
+        lines.append(
+            f"Active test: of the points planted in {active['images']} images the attack finds {active['found']:.0%}, "
+            f"random points of the same size {active['found_at_random']:.0%}."
+        )
+    elif active is not None and active["skipped"]:
+        lines.append(f"Active test: not run, {active['skipped']}.")
+    return lines
+
+
+def _of_slope(table: pd.DataFrame, reference: str) -> list[str]:
+    """Whether the loss still rises when the attack ends."""
+    if "late_gain" not in table:
+        return []
+    own, clean = (table[(table["probe"] == reference)], table[table["noise_level"] == 0])
+    lines = []
+    for row in own.to_dict("records"):
+        rise = math.nan if clean.empty else row["loss"] - clean["loss"].iloc[0]
+        share = row["late_gain"] / rise if rise > 0 else math.nan
+        if share > _STILL_RISING:
+            lines.append(
+                f"At noise {row['noise_level']:g} the loss still rises when {reference} ends: its last tenth of the "
+                f"steps gives {share:.0%} of the rise."
+            )
     return lines
 
 

@@ -230,12 +230,13 @@ def test_the_attack_is_measured_against_others(run: Run, seeing: Path, tmp_path:
         section="all",
         strength_samples=2,
         strength_steps=[3],
+        strength_auto_steps=2,
+        strength_queries=3,
         strength_noise_levels=[1.0],
     )
     table = pd.read_csv(tmp_path / "strength" / "strength.csv").set_index("probe")
-    assert {"pgd-2", "pgd-3", "other-loss", "transfer", "random", "huge-radius", "clean", "worst of all"} <= set(
-        table.index
-    )
+    named = ["pgd-2", "pgd-3", "other-loss", "transfer", "apgd-vanishing", "apgd-appearing", "large-radius-first"]
+    assert {*named, "square", "random", "huge-radius", "clean", "worst of all"} <= set(table.index)
     loss = {str(name): float(value) for name, value in table["loss"].items()}
     assert loss["worst of all"] >= loss["pgd-2"] > loss["random"]
     assert loss["huge-radius"] > loss["pgd-2"] > loss["clean"]

@@ -44,10 +44,12 @@ def test_the_attack_is_compared_with_itself_on_the_same_data_and_figures(bundle:
     assert parser.get_parsed_content("strength#reference") == "pgd-100"
     assert probes["pgd-100"].attack == attack
     assert list(probes) == [
-        *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "other-loss", "random"),
-        *("huge-radius", "clean"),
+        *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "other-loss", "apgd"),
+        *("apgd-masked-balanced", "apgd-masked", "apgd-jensen-shannon", "apgd-spherical", "large-radius-first"),
+        *("square", "random", "huge-radius", "clean"),
     ]
     assert probes["other-loss"].attack_loss.weights == {"ce": 0.0}
+    assert str(probes["large-radius-first"].attack_loss) == "SmoothDiceIndex(activation='softmax', temperature=0.5)"
     assert parser.get_parsed_content("source_network") is not parser.get_parsed_content("network_def")
 
 
@@ -72,13 +74,17 @@ def test_the_attack_is_measured_against_other_attacks(
         **common,
         strength_samples=4,
         strength_steps=[3],
+        strength_auto_steps=2,
+        strength_queries=3,
         strength_noise_levels=[2.0],
         huge_radius=60.0,
         **({"source_checkpoint": str(tmp_path / "source.pt")} if transfer else {}),
     )
     folder = tmp_path / "out" / "strength"
     table = pd.read_csv(folder / "strength.csv").set_index("probe")
-    probes = ["pgd-2", "pgd-3", "best-iterate", "best-of-3", "best-of-5", "other-loss", "transfer", "random"]
+    probes = ["pgd-2", "pgd-3", "best-iterate", "best-of-3", "best-of-5", "other-loss", "transfer", "apgd"]
+    probes += ["apgd-masked-balanced", "apgd-masked", "apgd-jensen-shannon", "apgd-spherical", "large-radius-first"]
+    probes += ["square", "random"]
     named = [name for name in probes if transfer or name != "transfer"]
     assert table.index.tolist() == [*named, "worst of all", "huge-radius", "clean"]
     assert set(table["samples"]) == {4}
@@ -108,6 +114,7 @@ def test_where_fewer_slices_have_foreground_than_the_bundle_attacks_it_attacks_a
     runner = type(bundle)(bundle.dataset_dir, small=small)
     changes: dict[str, Any] = {"output_dir": str(tmp_path), "noise_levels": [0.0], "slice_step": 2}
     if names[-1] == "strength":
+        changes |= {"strength_auto_steps": 2, "strength_queries": 3}
         changes |= {"strength_steps": [3], "strength_noise_levels": [2.0]}
     with pytest.warns(UserWarning, match=rf"expected {asked} slices with foreground, got \d+") as seen:
         runner.run(*names, checkpoint=str(std / "models" / "model.pt"), **changes)

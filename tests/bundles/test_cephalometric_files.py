@@ -89,8 +89,8 @@ def test_the_heat_map_term_is_one_object(cephalometric: BundleRunner) -> None:
     assert isinstance(made.get_parsed_content("attack_loss").heatmap, HeatmapDice)
     probes = cephalometric.full("robustness", "strength").get_parsed_content("probes")
     assert list(probes) == [
-        *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "other-loss", "random"),
-        *("huge-radius", "clean", "heat-map-loss"),
+        *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "other-loss", "apgd"),
+        *("apgd-likelihood", "large-radius-first", "square", "random", "huge-radius", "clean", "heat-map-loss"),
     ]
     assert isinstance(probes["other-loss"].attack_loss.heatmap, HeatmapBCE)
     assert probes["heat-map-loss"].attack_loss.weights == {"heatmap": 0.5, "offset_y": 0.0, "offset_x": 0.0}

@@ -177,16 +177,20 @@ def test_the_attack_is_measured_against_other_attacks(
         output_dir=str(tmp_path),
         strength_samples=2,
         strength_steps=[3],
-        probes="${name: @standard_probes[name] for name in ('pgd-2', 'pgd-3', 'transfer', 'huge-radius')}",
+        strength_auto_steps=3,
+        probes="${name: @standard_probes[name] for name in ('pgd-2', 'pgd-3', 'transfer', 'huge-radius', "
+        "'apgd-likelihood', 'large-radius-first')}",
     )
     found = pd.read_csv(tmp_path / "strength" / "strength.csv").set_index("probe")
-    assert found.index.tolist() == ["pgd-2", "pgd-3", "transfer", "worst of all", "huge-radius"]
-    rows = {name: pd.read_csv(tmp_path / "strength" / name / "robustness.csv") for name in found.index[:3]}
+    assert found.index.tolist() == [
+        *("pgd-2", "pgd-3", "transfer", "apgd-likelihood", "large-radius-first", "worst of all", "huge-radius")
+    ]
+    rows = {name: pd.read_csv(tmp_path / "strength" / name / "robustness.csv") for name in found.index[:5]}
     errors = [f"error_{i}" for i in range(1, 20)]
     each = np.stack([frame[errors].to_numpy().mean(axis=1) for frame in rows.values()])
     assert found.loc["worst of all", "value"] == pytest.approx(each.max(axis=0).mean())
     assert set(found["metric"]) == {"mre"}
-    assert found["noise_level"].tolist() == [pytest.approx(1.5 / 4)] * 4 + [pytest.approx(60 / 4)]
+    assert found["noise_level"].tolist() == [pytest.approx(1.5 / 4)] * 6 + [pytest.approx(60 / 4)]
     # Made on the same network, another one's noise is its own.
     assert found.loc["transfer", "difference"] == pytest.approx(0, abs=1e-9)
     assert " mre " in (tmp_path / "strength" / "strength.md").read_text()

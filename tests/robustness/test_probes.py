@@ -9,11 +9,19 @@ import pytest
 import torch
 from torch import nn
 
-from monai_amat.attacks import BoundaryPGD, FullStart, InnerStart, ProjectedGradientDescent, Restarts
+from monai_amat.attacks import (
+    AutoProjectedGradientDescent,
+    BoundaryPGD,
+    FullStart,
+    InnerStart,
+    ProjectedGradientDescent,
+    Restarts,
+)
 from monai_amat.engines import network_fingerprint
+from monai_amat.losses import JensenShannon, SphericalLoss
 from monai_amat.robustness import Probe, standard_probes
 from monai_amat.tasks.landmarks import HeatmapBCE, HeatmapOffsetLoss
-from monai_amat.tasks.segmentation import DiceCELoss
+from monai_amat.tasks.segmentation import DiceCELoss, SmoothDiceIndex
 
 ATTACK = ProjectedGradientDescent(steps=100, rel_step=0.05, norm="inf", clip_range=(0.0, 1.0), amp=torch.bfloat16)
 
@@ -21,7 +29,8 @@ ATTACK = ProjectedGradientDescent(steps=100, rel_step=0.05, norm="inf", clip_ran
 def test_the_standard_set() -> None:
     probes = standard_probes(ATTACK, huge_radius=200.0)
     assert list(probes) == [
-        *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "random", "huge-radius", "clean")
+        *("pgd-20", "pgd-100", "pgd-200", "best-iterate", "best-of-3", "best-of-5", "apgd", "square", "random"),
+        *("huge-radius", "clean"),
     ]
     assert probes["pgd-100"] == Probe(ATTACK)
     assert probes["best-iterate"] == Probe(replace(ATTACK, best_iterate=True))
@@ -43,12 +52,34 @@ def test_more_steps_are_smaller_steps_over_the_same_way() -> None:
 
 def test_another_network_and_another_loss_join_where_they_are_given() -> None:
     source, loss = nn.Linear(1, 1), DiceCELoss(weights={"ce": 0.0})
-    probes = standard_probes(ATTACK, huge_radius=1.0, steps=[], restarts=[], source=source, attack_loss=loss)
+    probes = standard_probes(
+        ATTACK, huge_radius=1.0, steps=[], restarts=[], source=source, attack_loss=loss, auto_steps=0, queries=0
+    )
     assert list(probes) == [
         *("pgd-100", "best-iterate", "other-loss", "transfer", "random", "huge-radius", "clean"),
     ]
     assert probes["transfer"] == Probe(ATTACK, source=source)
     assert probes["other-loss"] == Probe(ATTACK, attack_loss=loss)
+
+
+def test_stronger_attacks_have_the_settings_of_the_attack_and_losses_of_their_own() -> None:
+    losses, smooth = {"jsd": JensenShannon(), "spherical": SphericalLoss()}, SmoothDiceIndex()
+    probes = standard_probes(
+        ATTACK, huge_radius=1.0, losses=losses, metric_loss=smooth, auto_steps=30, queries=70, steps=[], restarts=[]
+    )
+    auto = AutoProjectedGradientDescent(steps=30, norm="inf", clip_range=(0.0, 1.0), amp=torch.bfloat16)
+    told: dict[str, Any] = dict(probes)
+    assert str(told["apgd"].attack) == str(auto)
+    assert told["apgd"].attack_loss is None
+    assert told["apgd-jsd"].attack_loss is losses["jsd"]
+    assert told["apgd-spherical"].attack_loss is losses["spherical"]
+    assert str(told["large-radius-first"].attack.attack) == str(auto)
+    assert told["large-radius-first"].attack_loss is smooth
+    assert told["square"].attack.queries == 70
+    assert told["square"].attack.clip_range == (0.0, 1.0)
+    assert str(probes["square"]) == "random search (Linf) of 70 queries, no gradient"
+    assert str(probes["apgd-jsd"]).startswith("30 steps of Auto-PGD (Linf), best iterate; raising JensenShannon")
+    assert str(probes["large-radius-first"]).startswith("30 steps of Auto-PGD (Linf) at 2, 1.5, 1 times ε; raising")
 
 
 def test_starts_are_random_where_the_probe_lives_of_it() -> None:
@@ -76,6 +107,8 @@ def test_an_attack_that_keeps_its_best_iterate_needs_no_probe_for_it() -> None:
         (ATTACK, {"huge_radius": 0.0}, "huge_radius must be positive and finite, got 0"),
         (ATTACK, {"huge_radius": float("inf")}, "huge_radius must be positive"),
         (ATTACK, {"steps": [20, 0]}, r"steps must be at least 1, got \[0\]"),
+        (ATTACK, {"auto_steps": -1}, "auto_steps must not be negative, got -1"),
+        (ATTACK, {"queries": -1}, "queries must not be negative, got -1"),
         (ATTACK, {"restarts": [1, 3]}, r"restarts must be at least 2.*got \[1\]"),
     ],
 )

@@ -177,8 +177,17 @@ def test_random_noise_is_a_floor(make_linear: MakeLinear) -> None:
     np.testing.assert_allclose(rows["random"]["noise_norm"], 2.0, rtol=0.5)
     assert table.loc["random", "loss_difference_high"] < 0
     assert table.loc["random", "gradient_evaluations"] == 0
-    costs = {"pgd-5": 5, "pgd-10": 10, "best-iterate": 10, "best-of-3": 30, "best-of-5": 50, "random": 0}
-    assert table["gradient_evaluations"].to_dict() == {**costs, WORST: 105, "huge-radius": 10, "clean": 0}
+    costs = {
+        "pgd-5": 5,
+        "pgd-10": 10,
+        "best-iterate": 10,
+        "best-of-3": 30,
+        "best-of-5": 50,
+        "apgd": 100,
+        "square": 0,
+        "random": 0,
+    }
+    assert table["gradient_evaluations"].to_dict() == {**costs, WORST: 205, "huge-radius": 10, "clean": 0}
 
 
 def test_where_lower_is_better_the_worst_is_the_highest(make_linear: MakeLinear) -> None:
@@ -186,9 +195,7 @@ def test_where_lower_is_better_the_worst_is_the_highest(make_linear: MakeLinear)
     table = strength.run()
     values = by_probe(table, "value", 2.0)
     assert values[WORST] == pytest.approx(max(values.values()))
-    assert json.loads((strength.output_dir / "strength.json").read_text())["verdict"][0] == (
-        "No probe raises score at noise 2 further than own."
-    )
+    assert json.loads((strength.output_dir / "strength.json").read_text())["verdict"][0].startswith("own: believable")
 
 
 def test_files_say_what_was_tried_and_what_it_means(make_linear: MakeLinear, tmp_path: Path) -> None:
@@ -201,11 +208,17 @@ def test_files_say_what_was_tried_and_what_it_means(make_linear: MakeLinear, tmp
     pd.testing.assert_frame_equal(pd.read_csv(folder / "strength.csv"), table)
     summary = json.loads((folder / "strength.json").read_text())
     assert summary["verdict"][0] == (
+        "slanted: understates the damage by at least 1.000 [1.000, 1.000] (score at noise 2, worst of all)."
+    )
+    assert summary["verdict"][2] == (
+        "Active test: not run, the network has no layer with weights whose inputs could serve as features."
+    )
+    assert summary["verdict"][3] == (
         "The strongest probe, own, lowers score at noise 2 by 1.000 [1.000, 1.000] below slanted; the worst of all "
         "probes for each sample lowers it by 1.000 [1.000, 1.000]: at least by so much does slanted understate the "
         "damage."
     )
-    assert summary["verdict"][1].startswith("The strongest probe, own, raises the loss at noise 2 by 1.000")
+    assert summary["verdict"][4].startswith("The strongest probe, own, raises the loss at noise 2 by 1.000")
     assert summary["reference"] == "slanted"
     assert summary["rows"][0]["difference"] == pytest.approx(-1.0, abs=1e-4)
     assert summary["rows"][-1]["difference"] is None

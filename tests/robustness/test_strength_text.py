@@ -24,7 +24,10 @@ def row(probe: str, difference: float, loss_difference: float, /, noise: float =
 
 
 def said(*rows: dict[str, Any], **changes: Any) -> list[str]:
-    return verdict(pd.DataFrame(rows), **{"reference": "pgd-100", "worst": "all", **changes})
+    """What follows the verdict itself."""
+    lines = verdict(pd.DataFrame(rows), **{"reference": "pgd-100", "worst": "all", **changes})
+    assert lines[0].startswith("pgd-100: ")
+    return lines[1:]
 
 
 REFERENCE = row("pgd-100", 0.0, 0.0)
