@@ -52,7 +52,20 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-_ROOMS = ("attacks", "data", "engines", "handlers", "integrations", "losses", "margins", "robustness", "tasks")
+_ROOMS = (
+    *(
+        "attacks",
+        "data",
+        "engines",
+        "handlers",
+        "integrations",
+        "losses",
+        "margins",
+        "robustness",
+        "tasks",
+        "templates",
+    ),
+)
 _HOME = {
     "Absolute": "margins",
     "AdaptiveMarginHandler": "handlers",

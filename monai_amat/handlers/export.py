@@ -30,6 +30,7 @@ class ExportHandler:
 
     Raises:
         TypeError: for settings that are not plain values.
+        IsADirectoryError: at attaching, when `path` is a folder.
     """
 
     def __init__(self, path: str | Path, settings: Mapping[str, Any] | None = None) -> None:
@@ -38,6 +39,10 @@ class ExportHandler:
 
     def attach(self, engine: Any) -> None:
         """Attach to a trainer."""
+        if self.path.is_dir():
+            raise IsADirectoryError(
+                f"{self.path} is a folder, expected a file to export the network to; rename the folder"
+            )
         if rank() == 0 and self.path.parent.is_dir():
             remove_leftovers(self.path)
         engine.add_event_handler(Events.COMPLETED, self)

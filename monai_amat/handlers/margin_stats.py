@@ -82,6 +82,9 @@ class MarginStatsHandler:
     def _report(self, engine: Any) -> None:
         self.row = self._summarise(engine.state.epoch)
         engine.state.margin_stats = self.row
+        # Where MONAI's handlers for experiment tracking look; names of groups hold signs that they refuse.
+        shown = {name: value for name, value in self.row.items() if name != "epoch" and "[" not in name}
+        engine.state.metrics |= {f"margin_{name}": value for name, value in shown.items()}
         if rank() != 0:
             return
         self._logger.info(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from pathlib import Path
 from shlex import quote
@@ -43,6 +44,7 @@ def new_bundle(
         FileExistsError: when `bundle_dir` holds another bundle.
         ValueError: for neither data set nor settings, plans beside settings, or data that no bundle can be made for.
     """
+    _check_target(Path(bundle_dir).expanduser().resolve(), dataset_dir)
     if settings is not None and plans is not None:
         raise ValueError("give --plans or --settings: settings say what the network is")
     if settings is not None:
@@ -55,6 +57,29 @@ def new_bundle(
         raise ValueError(f"give --dataset_dir, the Decathlon folder to write a bundle for, or --settings {PAPER[0]}")
     root = write_bundle(chosen, bundle_dir)
     return _report(root, chosen)
+
+
+def _check_target(root: Path, dataset_dir: str | Path | None) -> None:
+    """What can be said of the folders before the volumes are read."""
+    data = None if dataset_dir is None else Path(dataset_dir).expanduser().resolve()
+    for option, folder in (("--bundle_dir", root), ("--dataset_dir", data)):
+        if folder is not None and "#" in str(folder):
+            raise ValueError(
+                f"{option} is {folder}: MONAI replaces # by :: in every value, so a path with # cannot be used; rename "
+                "the folder, or use a link without #"
+            )
+    if root.exists() and not root.is_dir():
+        raise FileExistsError(f"{root} is a file; give --bundle_dir a new or empty folder")
+    train = root / "configs" / "train.json"
+    if train.is_file():
+        try:
+            there = json.loads(train.read_text(encoding="utf-8")).get("dataset_dir")
+        except (ValueError, AttributeError):
+            there = None
+        if data is not None and there != str(data):
+            raise FileExistsError(f"{root} holds a bundle for {there}; give --bundle_dir a new or empty folder")
+    elif root.is_dir() and any(root.iterdir()):
+        raise FileExistsError(f"{root} is not empty and holds no bundle; give --bundle_dir a new or empty folder")
 
 
 def _report(root: Path, chosen: SegmentationSettings) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import monai_amat
 from monai_amat.files import write_text_whole
+from monai_amat.templates.check import LIES_ON
 from monai_amat.templates.merge import ABOUT, fill, fill_text, merge, render
 from monai_amat.templates.settings import SegmentationSettings
 from monai_amat.templates.values import segmentation_values
@@ -111,6 +112,7 @@ def _files(task: str, values: Mapping[str, Any]) -> dict[str, str]:
         if name.endswith(".json")
     }
     parts["files_table"] = _table(configs)
+    _enter_files(configs)
     values = {**values, "package_version": monai_amat.__version__}
     found = {name: render(fill(config, values, f"{task}/{name}")) + "\n" for name, config in configs.items()}
     for name, text in {**common, **own}.items():
@@ -129,6 +131,16 @@ def _parts(text: str) -> dict[str, str]:
 def _each(values: Mapping[str, Any]) -> dict[str, str]:
     """Placeholders that stand for themselves, for the first of two passes."""
     return {name: f"{{{{{name}}}}}" for name in values}
+
+
+def _enter_files(configs: Mapping[str, dict[str, Any]]) -> None:
+    """Let each file enter in the merged configuration what it lies on, so that a run can check it."""
+    for file, config in configs.items():
+        name = file.rpartition("/")[2].removesuffix(".json")
+        if name == "train":
+            config[LIES_ON] = {name: None}
+        elif name not in ("inference", "metadata"):
+            config[f"+{LIES_ON}"] = {name: config.get("overlay_of", "train")}
 
 
 def _table(configs: Mapping[str, dict[str, Any]]) -> str:

@@ -277,6 +277,13 @@ def any_bundle(request: pytest.FixtureRequest) -> BundleRunner:
     return made
 
 
+@pytest.fixture(params=["hippocampus", "cephalometric", "bccd"])
+def task_bundle(request: pytest.FixtureRequest) -> BundleRunner:
+    """One bundle per task."""
+    made: BundleRunner = request.getfixturevalue({"hippocampus": "bundle"}.get(request.param, request.param))
+    return made
+
+
 @pytest.fixture
 def environment() -> dict[str, str]:
     """For processes: one thread each, so that they do not fight over the cores."""

@@ -68,7 +68,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[str]]] = {
     "a disc of less than a pixel": ((), {"relative_radius": 0.01}, ["radius", "at least 1 pixel"]),
     "a reader that there is not": ((), {"reader": "nurse"}, ["reader", "nurse"]),
     "VGG19 weights that are not there": ((), {"encoder_weights": "vgg.pth"}, ["vgg.pth"]),
-    "negative ε": (("sat",), {"epsilon": -1.0}, ["radius", "-1"]),
+    "negative ε": (("sat",), {"epsilon": -1.0}, ["-1"]),
     "a cap below Δ": (("amat",), {"max_margin": 0.01}, ["max_margin", "0.01"]),
     "a section that there is not": (("robustness",), {"section": "test1"}, ["section", "test1"]),
     "negative noise level": (("robustness",), {"noise_levels": [0.0, -1.0]}, ["noise_levels", "-1"]),
