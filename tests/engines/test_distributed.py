@@ -218,7 +218,7 @@ def work(rank: int, folder: Path) -> None:
         init_method=f"file://{folder / 'meeting'}",
         rank=rank,
         world_size=WORLD,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(seconds=600),
     )
     stats = folder / f"margins_{rank}.csv"
     result = {
@@ -252,7 +252,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for rank in range(WORLD)
     ]
     try:
-        outputs = [rank.communicate(timeout=240)[0] for rank in ranks]
+        outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
     finally:
         for rank in ranks:
             rank.kill()

@@ -217,7 +217,7 @@ def test_two_ranks_with_uneven_or_empty_shares_agree_with_one_process(tmp_path: 
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=120)[0] for process in ranks]
+        outputs = [process.communicate(timeout=900)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()

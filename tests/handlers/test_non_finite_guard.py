@@ -287,7 +287,7 @@ def test_ranks_skip_together(tmp_path: Path) -> None:
         subprocess.Popen([*command, str(rank), str(tmp_path / "meet")], stdout=subprocess.PIPE, text=True)
         for rank in range(2)
     ]
-    outputs = [rank.communicate(timeout=120)[0] for rank in ranks]
+    outputs = [rank.communicate(timeout=900)[0] for rank in ranks]
     assert outputs[0] == outputs[1]
     assert outputs[0].startswith("1 ")
     assert "nan" not in outputs[0]

@@ -76,5 +76,5 @@ def test_a_program_that_is_silent_before_it_ends_is_killed_too(tmp_path: Path) -
         time.sleep(0.01)
     time.sleep(0.1)
     processes.kill()
-    thread.join(timeout=20)
+    thread.join()
     assert ended == [-9]

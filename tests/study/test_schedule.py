@@ -104,7 +104,7 @@ def test_one_job_runs_in_the_order_given() -> None:
 
 def test_steps_that_need_nothing_of_each_other_run_at_once() -> None:
     """Each waits for the other: one after the other they would never end."""
-    meet = threading.Barrier(3, timeout=20)
+    meet = threading.Barrier(3)
     diary = Diary()
     said: list[str] = []
     steps = [noted(number, diary, work=meet.wait) for number in range(3)]
@@ -277,7 +277,7 @@ def test_no_two_steps_at_once_have_the_same_device(machine: Callable[..., None])
     machine(cores=8, devices=3)
     diary = Diary()
     seen: list[list[str]] = []
-    meet = threading.Barrier(3, timeout=20)
+    meet = threading.Barrier(3)
     steps = [noted(number, diary, work=meet.wait) for number in range(6)]
     run_steps(steps, root=ROOT, jobs=3, say=quiet)
     for first in (0, 3):

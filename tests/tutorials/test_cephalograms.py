@@ -39,7 +39,9 @@ def run(folder: Path, **environment: str) -> Any:
     notebook = nbformat.read(FILE, as_version=4)
     paths = os.pathsep.join([str(FILE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
     own = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": paths, **environment}
-    client = NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(
+        notebook, timeout=1200, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    )
     client.execute(env={key: value for key, value in own.items() if key != "MPLBACKEND"})
     return notebook
 

@@ -40,7 +40,7 @@ def executed(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[
     monkeypatch.delenv("MY_DATA", raising=False)
     notebook = read(name)
     resources = {"metadata": {"path": str(folder)}}
-    NotebookClient(notebook, timeout=280, kernel_name="python3", resources=resources).execute()
+    NotebookClient(notebook, timeout=1200, kernel_name="python3", resources=resources).execute()
     outputs = [output for cell in notebook.cells if cell.cell_type == "code" for output in cell.outputs]
     pictures = [output for output in outputs if "image/png" in output.get("data", {})]
     told = "".join(output.text for output in outputs if output.output_type == "stream" and output.name == "stdout")

@@ -105,7 +105,7 @@ def probe(folder: Path, code: str = PROBE, **environment: str) -> tuple[subproce
         capture_output=True,
         text=True,
         check=False,
-        timeout=290,
+        timeout=1200,
     )
     answer = folder / "answer.json"
     return finished, json.loads(answer.read_text()) if answer.exists() else None, places["home"]
