@@ -12,7 +12,7 @@ DECLARED := pyproject.toml setup.py constraints.txt
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help quickstart bundles test lint unit test-extras clean distclean
+.PHONY: help quickstart bundles test lint unit quick test-extras clean distclean
 
 help:
 	@echo 'make quickstart              train STD, SAT and AMAT on the built-in phantom, attack them, write runs/quickstart/'
@@ -21,6 +21,7 @@ help:
 	@echo 'make test                    what CI runs: make lint, then make unit'
 	@echo 'make lint                    ruff check, ruff format --check, mypy'
 	@echo 'make unit                    the tests and doctests, with coverage'
+	@echo 'make quick                   the fast tests of the core, about a minute'
 	@echo 'make test-extras             the tests that take long or need odd versions'
 	@echo 'make clean                   remove caches and builds (runs/ and .venv stay); make distclean: .venv too'
 	@echo 'PYTHON=python3.12            chooses the interpreter for a new .venv (3.11 to 3.13)'
@@ -67,6 +68,13 @@ lint: $(DEV)
 unit: $(DEV)
 	@echo '==> tests and doctests with coverage, $(WORKERS) workers'
 	$(PYTEST) -n $(WORKERS) --dist loadfile --cov --cov-report=term --cov-fail-under=90
+
+# The rooms that every task uses; what starts processes or takes seconds is marked slow.
+CORE := $(addprefix tests/,attacks losses margins engines handlers data) $(wildcard tests/test_*.py)
+
+quick: $(DEV)
+	@echo '==> the fast tests of the core, $(WORKERS) workers'
+	$(PYTEST) -q -n $(WORKERS) --dist loadfile -m 'not slow and not extras' $(CORE)
 
 test-extras: $(DEV)
 	@echo '==> the tests marked extras'

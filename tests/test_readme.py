@@ -26,6 +26,7 @@ def test_only_one_page_holds_python() -> None:
     assert [page.relative_to(ROOT).as_posix() for page in PAGES if blocks(page)] == ["docs/own_workflow.md"]
 
 
+@pytest.mark.slow
 def test_the_workflow_page_runs_from_top_to_bottom(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,8 @@ from monai_amat.margins import (
 from monai_amat.tasks.segmentation import DiceCELoss
 from tests.watching import watched
 
+pytestmark = pytest.mark.slow  # starts processes
+
 WORLD, SAMPLES, BATCH = 2, 10, 4
 LOSS = DiceCELoss(smooth=1.0)
 

@@ -172,7 +172,7 @@ def test_what_cannot_be_run_is_refused_before_anything_is(tmp_path: Path) -> Non
         def done(self) -> bool:
             raise RuntimeError("holds this step with other settings")
 
-    with pytest.raises(RuntimeError, match="expected a phantom with the settings"):
+    with pytest.raises(RuntimeError, match="holds this step with other settings"):
         run_steps([first, Other("9", first.bundle, [], ROOT / "arms/b", first.values)], root=ROOT)
     assert not diary.events
 
