@@ -12,7 +12,7 @@ from monai.engines.utils import IterationEvents
 
 from monai_amat.engines import PrepareBatchAdversarial
 from monai_amat.handlers.adversarial_output import AdversarialOutputHandler
-from monai_amat.handlers.ranks import gather_named
+from monai_amat.handlers.ranks import check_same, gather_named
 from monai_amat.margins import AdaptiveMargins, Visits
 
 __all__ = ["AdaptiveMarginHandler"]
@@ -66,6 +66,7 @@ class AdaptiveMarginHandler:
     def attach(self, engine: Any) -> None:
         """Attach to a `SupervisedTrainer`."""
         self.output.attach(engine)
+        engine.add_event_handler(Events.STARTED, self._check_processes)
         engine.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self._judge)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._move)
@@ -74,6 +75,16 @@ class AdaptiveMarginHandler:
     def attached_to(self, engine: Any) -> bool:
         """Whether it moves margins in this trainer already."""
         return bool(engine.has_event_handler(self._move, Events.ITERATION_COMPLETED))
+
+    def _check_processes(self, engine: Any) -> None:
+        margins = self.adaptive.margins
+        data = getattr(getattr(engine.data_loader, "dataset", None), "fingerprint", "")
+        check_same(
+            f"{len(margins)} samples, margins of {margins.fingerprint or 'no fingerprint'}, data {data or 'unknown'}",
+            "sample IDs that name",
+            "an ID must name the same sample everywhere: give every process the whole list, not a part of it (as "
+            "partition_dataset makes), and let the sampler deal it out (SeededSampler)",
+        )
 
     def _start_epoch(self, engine: Any) -> None:
         self.adaptive.start_epoch()

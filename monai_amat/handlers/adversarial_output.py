@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from monai_amat.engines import AttackedBatch, PrepareBatchAdversarial, measure
 from monai_amat.engines.trees import batch_size, like, plain
+from monai_amat.handlers.ranks import share_running_statistics
 from monai_amat.margins.acceptance import Measurement
 
 __all__ = ["IMAGE_NOISY", "PRED_NOISY", "AdversarialOutputHandler"]
@@ -59,6 +60,11 @@ class AdversarialOutputHandler:
             )
         engine.add_event_handler(Events.STARTED, self._check_loss)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
+        engine.add_event_handler(Events.ITERATION_COMPLETED, self._share)
+
+    def _share(self, engine: Any) -> None:
+        # One truth for the next attack and for the checkpoint, whichever process a sample falls to.
+        share_running_statistics(engine.network)
 
     def _check_loss(self, engine: Any) -> None:
         # Not at attach: the trainer attaches its handlers before it knows its loss.

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from monai.utils.dist import evenly_divisible_all_gather
-from torch import Tensor
+from torch import Tensor, nn
 from torch import distributed as dist
+from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["gather_named", "is_distributed", "rank"]
+from monai_amat.engines import unwrap
+
+__all__ = ["check_same", "gather_named", "is_distributed", "rank", "share_running_statistics"]
 
 
 def is_distributed() -> bool:
@@ -46,3 +50,48 @@ def gather_named(values: Mapping[str, Tensor], device: torch.device) -> dict[str
     packed = torch.stack([value.double() for value in values.values()], dim=1).to(device)
     gathered = evenly_divisible_all_gather(packed, concat=True).cpu().unbind(dim=1)
     return {name: column.to(value.dtype) for (name, value), column in zip(values.items(), gathered, strict=True)}
+
+
+def check_same(value: str, what: str, advice: str) -> None:
+    """Refuse to go on where processes differ in something that they must share.
+
+    Args:
+        value: what this process has.
+        what: what it is, for the message.
+        advice: what to do about it.
+
+    Raises:
+        RuntimeError: on every process, when one has another value.
+    """
+    if not is_distributed():
+        return
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    other = next((number for number, found in enumerate(values) if found != values[0]), None)
+    if other is not None:
+        raise RuntimeError(f"process 0 has {what} {values[0]}, but process {other} has {values[other]}; {advice}")
+
+
+def share_running_statistics(network: nn.Module) -> None:
+    """Give all processes the running statistics of process 0.
+
+    Under DDP each process moves its own copy and takes over those of process 0 at the start of the next forward. What
+    comes between, an attack on the network, would else depend on the process.
+
+    Args:
+        network: the network; DDP and compile wrappers are looked through.
+    """
+    if not is_distributed() or dist.get_world_size() == 1:
+        return
+    buffers = [
+        buffer
+        for module in unwrap(network).modules()
+        if isinstance(module, _NormBase) and module.track_running_stats
+        for buffer in module.buffers(recurse=False)
+    ]
+    for dtype in sorted({buffer.dtype for buffer in buffers}, key=str):  # one exchange per type
+        chosen = [buffer for buffer in buffers if buffer.dtype == dtype]
+        packed = torch.cat([buffer.reshape(-1) for buffer in chosen])
+        dist.broadcast(packed, src=0)
+        for buffer, shared in zip(chosen, packed.split([buffer.numel() for buffer in chosen]), strict=True):
+            buffer.copy_(shared.reshape(buffer.shape))

@@ -24,9 +24,11 @@ from monai_amat.data.sampler import SeededSampler
 from monai_amat.engines import FrozenInferer, PrepareBatchAdversarial, PrepareBatchNoisy, frozen, unwrap
 from monai_amat.handlers import (
     AdaptiveMarginHandler,
+    AdversarialOutputHandler,
     EpochSeedHandler,
     MarginStatsHandler,
     NonFiniteGuardHandler,
+    ResumeHandler,
     ThresholdHandler,
 )
 from monai_amat.losses import PerSampleLoss
@@ -202,6 +204,55 @@ def alone(rank: int) -> dict[str, Any]:
     return result
 
 
+def partitioned(rank: int, given: bool) -> str:
+    """What AMAT says of processes that each have a part of the data, all parts with IDs from 0."""
+    network = parallel(Net())
+    dataset = IndexedDataset(Dataset(items()[rank * 5 : rank * 5 + 5]))
+    margins = SampleMargins(5, 1.0, fingerprint=dataset.fingerprint if given else "")
+    prepare = PrepareBatchAdversarial(
+        network=network,
+        loss=LOSS,
+        attack=ProjectedGradientDescent(steps=1),
+        radius=AdaptiveMargins(margins, acceptance=watched({"total": 1.0}, RunningThresholds()), rule=PAPER["rule"]),
+    )
+    trainer = SupervisedTrainer(
+        "cpu",
+        1,
+        DataLoader(dataset, batch_size=2),
+        network,
+        torch.optim.SGD(network.parameters(), 0.1),
+        LOSS,
+        prepare_batch=prepare,
+        train_handlers=[AdaptiveMarginHandler(prepare)],
+    )
+    try:
+        trainer.run()
+    except RuntimeError as error:
+        return str(error)
+    return ""
+
+
+def resumed(rank: int, folder: Path, epochs: list[int], adaptive: bool) -> dict[str, Any]:
+    """A network with BatchNorm, trained in as many goes as there are numbers of epochs."""
+    for last in epochs:
+        network = parallel(Net("batch"))
+        dataset = IndexedDataset(Dataset(items()), seed=4)
+        loader = DataLoader(dataset, batch_size=BATCH // world(), sampler=SeededSampler(SAMPLES, seed=6))
+        margins = AdaptiveMargins(
+            SampleMargins(SAMPLES, 1.0), acceptance=watched({"total": 1.25}, RunningThresholds()), rule=PAPER["rule"]
+        )
+        prepare = PrepareBatchAdversarial(
+            network=network, loss=LOSS, attack=PAPER["attack"], radius=margins if adaptive else 1.0
+        )
+        optimizer = torch.optim.SGD(network.parameters(), 0.1, momentum=0.9)
+        output = AdaptiveMarginHandler(prepare) if adaptive else AdversarialOutputHandler(prepare)
+        seeds, resume = EpochSeedHandler(seed=8), ResumeHandler(folder, {"margins": margins} if adaptive else None)
+        SupervisedTrainer(
+            "cpu", last, loader, network, optimizer, LOSS, prepare_batch=prepare, train_handlers=[seeds, output, resume]
+        ).run()
+    return {"network": unwrap(network).state_dict(), "margins": margins.values}
+
+
 PAPER: dict[str, Any] = {
     "rule": PaperRule(step=1.0),
     "attack": ProjectedGradientDescent(steps=3, rel_step=0.5, random_start=InnerStart(1.0)),
@@ -230,6 +281,12 @@ def work(rank: int, folder: Path) -> None:
         "uneven": uneven(rank),
         "calibrate": calibrate(rank, folder / f"xi_{rank}.json", [rank]),
         "alone": alone(rank),
+        "partitioned": [partitioned(rank, given) for given in (True, False)],
+        **{
+            f"{name} {'amat' if adaptive else 'sat'}": resumed(rank, folder / f"{name}_{adaptive}", epochs, adaptive)
+            for name, epochs in (("whole", [3]), ("resumed", [1, 3]))
+            for adaptive in (False, True)
+        },
     }
     dist.barrier()
     torch.save(result, folder / f"rank_{rank}.pt")
@@ -329,6 +386,25 @@ def test_one_rank_may_attack_alone(ranks: list[dict[str, Any]]) -> None:
     )
     torch.testing.assert_close(found["train"], prepare(batch)[0])
     assert found["eval"].shape == (3, 1, 8, 8)
+
+
+def test_processes_whose_ids_name_different_samples_are_refused(ranks: list[dict[str, Any]]) -> None:
+    for rank in ranks:
+        for message in rank["partitioned"]:
+            assert "process 0 has sample IDs that name 5 samples" in message
+            assert "but process 1 has" in message
+            assert "partition_dataset" in message
+
+
+@pytest.mark.parametrize("arm", ["sat", "amat"])
+def test_with_batchnorm_a_resumed_training_ends_as_a_whole_one(ranks: list[dict[str, Any]], arm: str) -> None:
+    whole = ranks[0][f"whole {arm}"]
+    for rank in ranks:
+        for run in (rank[f"whole {arm}"], rank[f"resumed {arm}"]):
+            assert torch.equal(run["margins"], whole["margins"])
+            for name, value in whole["network"].items():
+                assert torch.equal(run["network"][name], value), name
+    assert len(whole["margins"].unique()) > 1 or arm == "sat"
 
 
 if __name__ == "__main__":
