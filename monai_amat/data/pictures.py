@@ -15,7 +15,7 @@ from PIL import Image
 from monai_amat.data import dicom
 from monai_amat.wording import some
 
-__all__ = ["ENDINGS", "Header", "read_colour", "read_grey", "read_headers"]
+__all__ = ["ENDINGS", "Header", "check_pictures", "read_colour", "read_grey", "read_headers"]
 
 ENDINGS = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
 """Endings of the formats that are read, in lower case."""
@@ -90,6 +90,38 @@ def read_headers(paths: Sequence[Path], *, where: str) -> list[Header]:
             stacklevel=3,
         )
     return headers
+
+
+def check_pictures(paths: Sequence[str | Path], *, colour: bool) -> list[str]:
+    """Read all pictures, and refuse those that cannot be read, before work on any of them starts.
+
+    Args:
+        paths: the files.
+        colour: read them by `read_colour` instead of `read_grey`.
+
+    Returns:
+        The paths, unchanged.
+
+    Raises:
+        ValueError: naming up to three of the files, each with its reason, and the number of all.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Image.new("RGB", (6, 8)).save(f"{folder}/a.png")
+        ...     len(check_pictures([f"{folder}/a.png"], colour=True))
+        1
+    """
+    reasons = []
+    for path in paths:
+        try:
+            (read_colour if colour else read_grey)(path)
+        except (FileNotFoundError, ValueError) as error:
+            reasons.append(str(error))
+    if reasons:
+        more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        raise ValueError(f"{len(reasons)} of {len(paths)} images cannot be used: {'; '.join(reasons[:3])}{more}")
+    return [str(path) for path in paths]
 
 
 def read_grey(path: str | Path) -> np.ndarray:

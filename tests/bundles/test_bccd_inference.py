@@ -129,7 +129,7 @@ def test_what_cannot_be_looked_at_is_named(images: Path, infer: Infer, tmp_path:
         (broken, {}, "cell.png: cannot be read as an image"),
         (images, {"checkpoint": str(tmp_path / "absent.pt")}, f"no checkpoint at {tmp_path / 'absent.pt'}"),
         (images, {"size": "s"}, "is of another architecture"),
-        (images, {"image_size": [96, 96]}, f'trained with image_size {list(FRAME)}, not [96, 96]: give --image_size "'),
+        (images, {"image_size": [96, 96]}, f'image_size {list(FRAME)}, but this run has [96, 96]: give --image_size "'),
         (images, {"classes": ["RBC", "WBC"]}, "is of another architecture"),
         (images, {"output_dir": str(images)}, "must differ from the folder of the images"),
     ):

@@ -208,7 +208,10 @@ def test_another_image_size_than_that_of_the_training_is_refused(
     settings: dict[str, Any] = {"checkpoint": str(weights), "spacing": 0.1, "image_size": [100, 80]}
     settings |= {"network_def": MultiTaskUNet(width=1 / 32), "landmarks": 19, "landmark_names": list(LANDMARK_NAMES)}
     message = failure(cephalometric, infer, folder, **settings)
-    assert f'{weights} was trained with image_size [50, 40], not [100, 80]: give --image_size "[50, 40]"' in message
+    assert (
+        f'{weights} was made with image_size [50, 40], but this run has [100, 80]: give --image_size "[50, 40]"'
+        in message
+    )
     assert (infer(folder, **settings, trained_with={}) / "landmarks.csv").is_file()  # who means it
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -217,7 +218,7 @@ def test_predictions_among_the_volumes_are_refused(infer: Infer, tmp_path: Path)
     before = sorted((tmp_path / "images").iterdir())
     with pytest.raises(Exception) as caught:
         infer(tmp_path / "images", channels=1, spacing="$None", output_dir=str(tmp_path / "images"))
-    assert f"output_dir is {tmp_path / 'images'}, the folder of the volumes; choose another" in messages_of(caught)
+    assert f"output_dir must differ from the folder of the volumes, got {tmp_path / 'images'}" in messages_of(caught)
     assert sorted((tmp_path / "images").iterdir()) == before
 
 
@@ -226,11 +227,41 @@ def test_two_files_of_one_name_are_refused(infer: Infer, tmp_path: Path) -> None
     (tmp_path / "images" / "plain.nii").touch()
     with pytest.raises(Exception) as caught:
         infer(tmp_path / "images", channels=1, spacing="$None")
-    assert "results go by the name, which plain.nii has too" in messages_of(caught)
+    assert "plain.nii has the same name; rename one of the two" in messages_of(caught)
 
 
 def test_a_volume_of_other_channels_is_named(infer: Infer, tmp_path: Path) -> None:
     write(tmp_path / "images", 1)
     with pytest.raises(Exception) as caught:
         infer(tmp_path / "images", channels=2, spacing="$None")
-    assert "LIP.nii.gz: expected 2 channel(s) of three dimensions, found (1, 24, 22, 6)" in (messages_of(caught))
+    assert "LIP.nii.gz: expected 2 channel(s) of three dimensions, got (1, 24, 22, 6)" in (messages_of(caught))
+
+
+def test_a_broken_run_goes_on_where_it_stopped(tmp_path: Path, infer: Infer) -> None:
+    images, output = tmp_path / "images", tmp_path / "out"
+    write(images, 1)
+    in_the_way = output / "one_slice_pred.nii.gz"
+    in_the_way.mkdir(parents=True)
+    (in_the_way / "file").touch()
+    with pytest.raises(RuntimeError):
+        infer(images, channels=1, output_dir=str(output))
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.nii.gz") if path.is_file()}
+    assert 0 < len(before) < len(GEOMETRIES)
+    assert len(json.loads((output / "inference.json").read_text())["volumes"]) == len(before)
+    (in_the_way / "file").unlink()
+    in_the_way.rmdir()
+    infer(images, channels=1, output_dir=str(output))
+    after = {path.name: path.stat().st_mtime_ns for path in output.iterdir()}
+    assert after.keys() == {f"{name}_pred.nii.gz" for name in GEOMETRIES}
+    assert before.items() <= after.items()
+
+
+def test_a_volume_that_cannot_be_read_is_found_before_any_is_segmented(tmp_path: Path, infer: Infer) -> None:
+    images, output = tmp_path / "images", tmp_path / "out"
+    write(images, 1)
+    voxels = np.full((4, 4, 4), np.nan, np.float32)
+    nib.save(nib.Nifti1Image(voxels, np.eye(4)), images / "zz.nii.gz")
+    with pytest.raises(RuntimeError) as caught:
+        infer(images, channels=1, output_dir=str(output))
+    assert "1 of 12 volumes cannot be segmented" in messages_of(caught)
+    assert not list(output.glob("*.nii.gz"))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from monai_amat.data.pictures import read_colour, read_grey, read_headers
+from monai_amat.data.pictures import check_pictures, read_colour, read_grey, read_headers
 
 UPRIGHT = np.arange(6 * 4, dtype=np.uint8).reshape(6, 4) * 8
 
@@ -114,3 +114,13 @@ def test_dicom_without_pydicom_names_the_package(tmp_path: Path, monkeypatch: py
     for read in (read_grey, lambda path: read_headers([path], where="here")):
         with pytest.raises(ImportError, match=r"a\.dcm: DICOM files need pydicom: pip install pydicom"):
             read(tmp_path / "a.dcm")
+
+
+def test_all_pictures_are_looked_at_and_counted(tmp_path: Path) -> None:
+    for i in range(6):
+        Image.new("L", (40, 40), i).save(tmp_path / f"{i}.png")
+        if i:
+            (tmp_path / f"{i}.png").write_bytes((tmp_path / f"{i}.png").read_bytes()[:-30])
+    for colour in (False, True):
+        with pytest.raises(ValueError, match=r"5 of 6 images cannot be used: .*1\.png: cannot be read .*; and 2 more$"):
+            check_pictures(sorted(tmp_path.iterdir()), colour=colour)

@@ -3,6 +3,7 @@
 from monai_amat.tasks.segmentation.attack_loss import SmoothDiceIndex
 from monai_amat.tasks.segmentation.data.decathlon import Decathlon
 from monai_amat.tasks.segmentation.data.fit import check_fit
+from monai_amat.tasks.segmentation.data.pending import check_volumes, pending_volumes
 from monai_amat.tasks.segmentation.data.sampling_weights import oversampled_weights
 from monai_amat.tasks.segmentation.data.selection import balanced_subset
 from monai_amat.tasks.segmentation.data.slices import load_slices
@@ -47,6 +48,7 @@ __all__ = [
     "check_fit",
     "check_header",
     "check_volume",
+    "check_volumes",
     "choose_sample",
     "dataset_properties",
     "list_volumes",
@@ -56,6 +58,7 @@ __all__ = [
     "nnunet_features",
     "nnunet_poolings",
     "oversampled_weights",
+    "pending_volumes",
     "per_value",
     "plan_2d",
     "plot_examples",

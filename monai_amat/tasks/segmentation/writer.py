@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import re
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from monai.data import MetaTensor
 from monai.utils.enums import CommonKeys
 
 from monai_amat.files import whole_file
+from monai_amat.tasks.segmentation.data.pending import InferenceRecord, prediction_file
 
 __all__ = ["LabelMapFilesHandler"]
 
@@ -38,6 +38,8 @@ class LabelMapFilesHandler:
     Args:
         output_dir: folder of the files; must differ from the folder of the volumes.
         pred_key: labels `(1, x, y, z)` from 0 to 255, a MetaTensor with the file of its volume.
+        made_with: what the predictions depend on, as JSON values; with it, `inference.json` records the finished
+            volumes, so that `pending_volumes` leaves them out after a broken run.
 
     Raises:
         KeyError: during the run, if an output has no `pred_key`.
@@ -56,8 +58,9 @@ class LabelMapFilesHandler:
         (4, 3, 1)
     """
 
-    def __init__(self, output_dir: str | Path, *, pred_key: str = CommonKeys.PRED) -> None:
+    def __init__(self, output_dir: str | Path, *, pred_key: str = CommonKeys.PRED, made_with: Any = None) -> None:
         self.output_dir = Path(output_dir)
+        self.record = InferenceRecord(output_dir, made_with)
         self.pred_key = str(pred_key)
         self._written: dict[Path, Path] = {}
 
@@ -65,6 +68,7 @@ class LabelMapFilesHandler:
         """Attach to an evaluator."""
         engine.add_event_handler(Events.STARTED, self.start)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self.write)
+        engine.add_event_handler(Events.COMPLETED, self.finish)
 
     def start(self, engine: Any) -> None:
         """Begin a run; files of an earlier run may be written again."""
@@ -79,6 +83,10 @@ class LabelMapFilesHandler:
                 )
             self._write(output[self.pred_key])
 
+    def finish(self, engine: Any) -> None:
+        """Remove the record of finished volumes, which only a broken run needs."""
+        self.record.clear()
+
     def _write(self, pred: Any) -> None:
         if not isinstance(pred, MetaTensor) or "filename_or_obj" not in pred.meta:
             raise ValueError(f"LabelMapFilesHandler needs a MetaTensor with its file, got {type(pred).__name__}")
@@ -87,8 +95,7 @@ class LabelMapFilesHandler:
             raise ValueError(
                 f"{file}: output_dir must differ from the folder of the volumes, got {self.output_dir}; choose another"
             )
-        name = re.sub(r"\.nii(\.gz)?$", "", file.name, flags=re.IGNORECASE)
-        path = self.output_dir / f"{name}_pred.nii.gz"
+        path = prediction_file(file, self.output_dir)
         other = self._written.setdefault(path, file)
         if other != file:
             raise ValueError(f"{file}: its label map would replace {path}, that of {other}; rename one of the volumes")
@@ -101,6 +108,7 @@ class LabelMapFilesHandler:
         image = _label_map(pred, volume, file)
         with whole_file(path) as stream:
             stream.write(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+        self.record.add(file)
 
 
 def _label_map(pred: MetaTensor, volume: nib.Nifti1Image, file: Path) -> nib.Nifti1Image:

@@ -10,7 +10,7 @@ import torch
 
 from monai_amat.data import dicom
 from monai_amat.data.folder import files_by_name
-from monai_amat.data.pictures import ENDINGS, read_headers
+from monai_amat.data.pictures import ENDINGS, check_pictures, read_headers
 from monai_amat.tasks.landmarks.data.files import read_frame
 
 __all__ = ["list_radiographs"]
@@ -83,4 +83,5 @@ def list_radiographs(folder: str | Path, *, spacing: float | None = None) -> lis
                 "native_size": torch.tensor(native),
             }
         )
+    check_pictures([*paths.values()], colour=False)
     return items
