@@ -20,6 +20,9 @@ __all__ = ["PALETTE", "NoiseWindow", "magnification", "new_figure", "row_name", 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito's colours, told apart with any colour vision; yellow is left out, too faint for a line."""
 
+# Metadata that would make the same figure another file on another day.
+_DATES: dict[str, tuple[str, ...]] = {"png": (), "pdf": ("CreationDate",), "svg": ("Date",)}
+
 
 def new_figure(width: float, height: float) -> Figure:
     """An empty figure of `width` × `height` inches that draws itself off screen."""
@@ -38,10 +41,22 @@ def row_name(arm: str) -> str:
     return textwrap.fill(arm, width=22)
 
 
-def save_figure(figure: Figure, path: Path, *, dpi: int = 150) -> None:
-    """Write a PNG, whole or not at all."""
+def save_figure(figure: Figure, path: str | Path, *, dpi: int = 150) -> None:
+    """Write a figure, whole or not at all, in the format that the file's name ends in.
+
+    Args:
+        figure: the figure.
+        path: file to write: `.png`, `.pdf` or `.svg`.
+        dpi: dots per inch of a PNG, and of images within the others.
+
+    Raises:
+        ValueError: for another ending.
+    """
+    kind = Path(path).suffix.lower().removeprefix(".")
+    if kind not in _DATES:
+        raise ValueError(f"a figure's file must end in .png, .pdf or .svg, got {Path(path).name}")
     with whole_file(Path(path)) as stream:
-        figure.savefig(stream, format="png", dpi=dpi)
+        figure.savefig(stream, format=kind, dpi=dpi, metadata=dict.fromkeys(_DATES[kind]))
 
 
 @dataclass(frozen=True)

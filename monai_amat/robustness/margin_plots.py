@@ -49,7 +49,7 @@ def plot_margins(
 
     Args:
         arms: trained margins by arm.
-        path: PNG to write, whole or not at all.
+        path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         xlabel: what a margin is, with its norm and its unit.
 
     Raises:
@@ -85,7 +85,7 @@ def plot_margins(
     axes[-1, 1].set_xlabel(xlabel)
     axes[0, 0].legend(frameon=False, fontsize=7, loc="upper left")
     axes[0, 1].legend(frameon=False, fontsize=8, title="at the end", title_fontsize=8)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 def _edges(values: np.ndarray, top: float) -> np.ndarray:

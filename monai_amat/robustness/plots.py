@@ -35,7 +35,7 @@ def plot_curves(
 
     Args:
         table: of `compare`, or of `summarise` for one unnamed arm.
-        path: PNG to write, whole or not at all.
+        path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         name: which figure of the table; the headline by default.
         ylabel: what it is called; its name by default.
         xlabel: what the noise level is, with its norm and its unit.
@@ -56,7 +56,7 @@ def plot_curves(
         _say_undefined(axes)
     else:
         _draw(figure, axes, rows)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 def _draw(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:

@@ -45,6 +45,23 @@ def test_every_arm_is_a_line_of_its_own_colour(tmp_path: Path) -> None:
     assert matplotlib.get_backend(auto_select=False) == backend
 
 
+@pytest.mark.parametrize(("name", "start"), [("a.pdf", b"%PDF"), ("a.svg", b"<?xml"), ("a.PNG", b"\x89PNG")])
+def test_the_format_is_that_of_the_files_name(tmp_path: Path, name: str, start: bytes) -> None:
+    for folder in ("one", "two"):
+        plot_curves(table(), tmp_path / folder / name)
+    content = (tmp_path / "one" / name).read_bytes()
+    assert content.startswith(start)
+    if start != b"<?xml":  # the names of an SVG's parts are drawn anew
+        assert content == (tmp_path / "two" / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a", "a.png.txt"])
+def test_other_formats_are_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=r"must end in \.png, \.pdf or \.svg, got .*" + name):
+        plot_curves(table(), tmp_path / name)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_figure_that_is_asked_for_is_drawn(tmp_path: Path) -> None:
     plot_curves(table(), tmp_path / "adi.png")
     plot_curves(table(), tmp_path / "tvdi.png", name="tvdi")

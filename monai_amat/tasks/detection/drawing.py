@@ -43,12 +43,14 @@ def draw_boxes(
             `boxes_to_native` gives.
         labels: `(n,)`, classes from 0 on.
         scores: `(n,)`; None where there are none.
-        path: PNG to write, whole or not at all.
+        path: `.png` to write, whole or not at all.
         class_names: names of the classes; their numbers by default.
 
     Raises:
-        ValueError: for other shapes, or a class without a name.
+        ValueError: for other shapes, a class without a name, or a file of another ending.
     """
+    if Path(path).suffix.lower() != ".png":
+        raise ValueError(f"the picture's file must end in .png, got {Path(path).name}")
     pixels, corners, classes = _numpy(image), _numpy(boxes), _numpy(labels).astype(int)
     if pixels.ndim != 3 or len(pixels) not in (1, 3):
         raise ValueError(f"expected an image (3, H, W) or (1, H, W), got {pixels.shape}")

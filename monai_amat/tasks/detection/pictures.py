@@ -108,7 +108,7 @@ def plot_detection_examples(
 
     Args:
         examples: one a row.
-        path: PNG to write, whole or not at all.
+        path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         class_names: names of the classes, for the legend.
 
     Raises:
@@ -144,7 +144,7 @@ def plot_detection_examples(
     keys = [Line2D([], [], color=class_colour(c), label=name) for c, name in enumerate(class_names)]
     keys.append(Line2D([], [], color="black", linestyle=":", linewidth=0.9, label="truth"))
     figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), frameon=False, fontsize=9)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 class DetectionExamples:

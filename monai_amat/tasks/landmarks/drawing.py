@@ -26,7 +26,7 @@ def draw_landmarks(
             says where its pixels lie among the native ones.
         points: `(L, 2)`, (y, x) in native pixels, such as
             `points_to_native` gives; NaN is passed over.
-        path: PNG to write, whole or not at all.
+        path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         names: of the landmarks, for a key beside the image.
 
     Raises:
@@ -58,7 +58,7 @@ def draw_landmarks(
     if names is not None:
         keys = [Line2D([], [], linestyle="none", label=f"{i}  {name}") for i, name in enumerate(names, 1)]
         figure.legend(handles=keys, loc="outside right upper", frameon=False, fontsize=8, handlelength=0)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 def _extent(image: Tensor | np.ndarray, shape: Sequence[int]) -> tuple[float, float, float, float]:

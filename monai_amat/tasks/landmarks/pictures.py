@@ -111,7 +111,7 @@ def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path
 
     Args:
         examples: one a row.
-        path: PNG to write, whole or not at all.
+        path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
 
     Raises:
         ValueError: without any example.
@@ -142,7 +142,7 @@ def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path
         Line2D([], [], color=_PREDICTION, marker=".", linewidth=0.8, label="prediction"),
     ]
     figure.legend(handles=keys, loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 class LandmarkExamples:

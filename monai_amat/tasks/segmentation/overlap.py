@@ -64,9 +64,9 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
     """Which voxels belong to each foreground class.
 
     Args:
-        values: a prediction `(B, channels, *spatial)`: logits, or what is already one-hot (with `softmax`,
-            probabilities too). With `truth`, either the same one-hot layout or a label map `(B, 1, *spatial)`
-            whose value c is foreground class c, 0 being background.
+        values: a prediction `(B, channels, *spatial)`: logits, or one-hot (with `softmax`, probabilities too). A truth,
+            and with `softmax` a prediction, may also be a label map `(B, 1, *spatial)`, whose value c is foreground
+            class c, 0 being background. A truth of several channels holds 0 and 1 alone.
         classes: foreground classes C; `softmax` has one channel more.
         prediction: what the channels are.
         truth: whether `values` are the truth.
@@ -75,7 +75,8 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
         `(B, C, *spatial)` bool, without gradient.
 
     Raises:
-        ValueError: for another number of channels, or a label map with a value that is no class.
+        ValueError: for another number of channels, a label map with a value that is no class, or a truth of several
+            channels that are no masks.
 
     Example:
         >>> foreground(torch.tensor([[[0, 1, 2]]]), 2, prediction="softmax", truth=True).int().tolist()
@@ -87,27 +88,36 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
     channels = classes + (prediction == "softmax")
     if plain.ndim < 3:
         raise ValueError(f"expected (B, channels, *spatial), got shape {tuple(plain.shape)}")
-    if truth and plain.shape[1] == 1:
+    what = "the truth" if truth else "the prediction"
+    if plain.shape[1] == 1 and (truth or prediction == "softmax"):
         labels = plain.long()
         if plain.numel() and (bool((labels != plain).any()) or int(labels.amin()) < 0 or int(labels.amax()) > classes):
             raise ValueError(
-                f"a label map must hold whole numbers from 0 to {classes}, found values from {plain.amin().item():g} "
-                f"to {plain.amax().item():g}; check num_classes and the label transform"
+                f"{what} is a label map, which must hold whole numbers from 0 to {classes}, found values from "
+                f"{plain.amin().item():g} to {plain.amax().item():g}; check num_classes and the label transform, or "
+                "give the evaluator's postprocessing"
             )
     elif plain.shape[1] != channels:
-        shapes = f"(B, {channels}, *spatial)" + (" or a label map (B, 1, *spatial)" if truth else "")
+        shapes = f"(B, {channels}, *spatial) or a label map (B, 1, *spatial)"
         raise ValueError(
-            f"{'the truth' if truth else 'the prediction'} must be {shapes} with {prediction} and {classes} foreground "
-            f"classes, got shape {tuple(plain.shape)}"
+            f"{what} must be {shapes} with {prediction} and {classes} foreground classes, got shape "
+            f"{tuple(plain.shape)}"
+        )
+    elif truth and not bool(((plain == 0) | (plain == 1)).all()):
+        one_hot = " be one-hot with 'softmax' and" if prediction == "softmax" else ""
+        raise ValueError(
+            f"a truth of {channels} channels must{one_hot} hold 0 and 1 alone, one channel per class, found values "
+            f"from {plain.amin().item():g} to {plain.amax().item():g}; coordinates and other numbers that are no masks need "
+            "a metric of their own"
         )
     elif prediction == "sigmoid":
         # A logit of 0 is a probability of one half; the 0 and 1 of a one-hot map fall on the right sides too.
         return plain > (0.5 if truth else 0.0)
     else:
-        if truth and not bool(((plain == 0) | (plain == 1)).all() and (plain.sum(dim=1) == 1).all()):
+        if truth and not bool((plain.sum(dim=1) == 1).all()):
             raise ValueError(
-                "a truth with a channel a class must be one-hot with 'softmax': 0 or 1, and one 1 at each place; "
-                "channels that may overlap are measured with prediction='sigmoid'"
+                "a truth with one channel per class must be one-hot with 'softmax', one 1 at each place; masks of 0 "
+                "and 1 that may overlap are measured with prediction='sigmoid'"
             )
         labels = plain.argmax(dim=1, keepdim=True)
     return labels == torch.arange(1, classes + 1, device=labels.device).view(1, -1, *(1,) * (plain.ndim - 2))

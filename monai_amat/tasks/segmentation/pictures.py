@@ -122,7 +122,7 @@ def plot_examples(examples: Sequence[Example], path: str | Path, *, class_names:
 
     Args:
         examples: one a row.
-        path: PNG to write, whole or not at all.
+        path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         class_names: names of the foreground classes, for the legend.
 
     Raises:
@@ -154,7 +154,7 @@ def plot_examples(examples: Sequence[Example], path: str | Path, *, class_names:
         clean.set_ylabel(row_name(example.arm), fontsize=11)
     keys = [Line2D([], [], color=_colour(c), label=name) for c, name in enumerate(names)]
     figure.legend(handles=keys, loc="outside lower center", ncols=classes, frameon=False, fontsize=9)
-    save_figure(figure, Path(path))
+    save_figure(figure, path)
 
 
 def _outline(axes: Axes, masks: np.ndarray) -> None:

@@ -74,4 +74,6 @@ def test_what_does_not_fit_is_refused_and_leaves_no_file(tmp_path: Path) -> None
             draw_boxes(pixels, corners, classes, scores, tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"classes \[2\] need names, got \['a', 'b'\]"):
         draw_boxes(image, boxes, labels, None, tmp_path / "a.png", class_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"must end in \.png, got a\.jpg"):
+        draw_boxes(image, boxes, labels, None, tmp_path / "a.jpg")
     assert not list(tmp_path.iterdir())

@@ -48,8 +48,14 @@ def test_sigmoid_channels_may_overlap() -> None:
     assert dice_counts(logits, target, 2, prediction="sigmoid").tolist() == [[[2, 0, 0], [1, 0, 1]]]
     assert dice_counts((logits > 0).float(), target, 2, prediction="sigmoid").tolist() == [[[2, 0, 0], [1, 0, 1]]]
     assert foreground(torch.tensor([[[0.2, 0.8]]]), 1, prediction="sigmoid").tolist() == [[[True, True]]]
-    soft = torch.tensor([[[0.2, 0.8], [0.0, 1.0]]])
-    assert foreground(soft, 2, prediction="sigmoid", truth=True).tolist() == [[[False, True], [False, True]]]
+
+
+def test_a_prediction_may_be_a_label_map_with_softmax() -> None:
+    """As MONAI's postprocessing makes it, `AsDiscreted("pred", argmax=True)`."""
+    labels, truth = torch.tensor([[[0, 1, 2, 2]]]), torch.tensor([[[0, 1, 1, 2]]])
+    assert dice_counts(labels, truth, 2).tolist() == dice_counts(channels(labels), truth, 2).tolist()
+    with pytest.raises(ValueError, match="the prediction is a label map, which must hold whole numbers from 0 to 2"):
+        dice_counts(labels + 1, truth, 2)
 
 
 def test_channels_that_overlap_are_no_softmax_truth() -> None:
@@ -159,6 +165,17 @@ def test_a_weight_is_a_repetition(seed: int) -> None:
 def test_what_does_not_fit_is_refused(pred: Tensor, target: Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         dice_counts(pred, target, 2)
+
+
+@pytest.mark.parametrize(
+    "truth", [torch.tensor([[[120.0, 4.0], [33.0, 88.0]]]), torch.full((1, 2, 2), 0.7), torch.full((1, 2, 2), math.nan)]
+)
+def test_channels_that_are_no_masks_are_refused_with_sigmoid(truth: Tensor) -> None:
+    """Coordinates, which another kind of network predicts, and probabilities."""
+    with pytest.raises(ValueError, match=r"must hold 0 and 1 alone.*found values from .*coordinates.* need a metric"):
+        dice_counts(torch.zeros(1, 2, 2), truth, 2, prediction="sigmoid")
+    with pytest.raises(ValueError, match=r"must be one-hot.*0 and 1 alone.*need a metric"):
+        dice_counts(torch.zeros(1, 2, 2), truth, 1)
 
 
 def test_wrong_settings_are_refused() -> None:
