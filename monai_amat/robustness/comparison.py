@@ -13,6 +13,7 @@ import pandas as pd
 from monai_amat.changes import changes
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric
+from monai_amat.robustness.notes import noise_rms, reading_notes
 from monai_amat.robustness.report import Report
 from monai_amat.robustness.store import read_rows, write_rows
 from monai_amat.robustness.summary import nested, summarise
@@ -135,7 +136,10 @@ def write_comparison(
     _warn_of_unlike(attacked)
     summary = {"bootstrap": {"samples": samples, "seed": seed, "level": 0.95, "group": group_key}, "arms": arms}
     write_text_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
-    (Report() if report is None else report).write(table, folder)
+    norms = {str(made.get("norm")) for of_arm in arms.values() for made in of_arm["runs"].values()}
+    norm = norms.pop() if len(norms) == 1 and norms != {"None"} else None
+    notes = reading_notes(rows, group_key=group_key, norm=norm)
+    (Report() if report is None else report).write(table, folder, notes=notes, rms=noise_rms(rows), norm=norm)
     return table
 
 

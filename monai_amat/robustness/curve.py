@@ -26,11 +26,13 @@ from torch.utils.data import DataLoader, Subset
 from monai_amat.attacks import Attack
 from monai_amat.ending import say_how_to_go_on
 from monai_amat.engines import PrepareBatchNoisy, describe, network_fingerprint
+from monai_amat.engines.trees import plain
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric, metric_rows
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.progress import Progress
 from monai_amat.robustness.environment import environment
+from monai_amat.robustness.notes import noise_rms, reading_notes
 from monai_amat.robustness.report import Report, table_text
 from monai_amat.robustness.samples import batch_column, indexed_behind, loader_like, sample_ids
 from monai_amat.robustness.store import RowStore, write_rows
@@ -131,9 +133,9 @@ class RobustnessCurve:
         """Attack what is not attacked yet, and write the results.
 
         Returns:
-            a row a noise level and sample, in that order: `noise_level`, `sample_id`, the group, the extra keys,
-            `loss` (on the noisy image), `noise_norm` (‖x̃ − x‖), `stalled` (attack steps that could not move the
-            sample), and the metric's columns.
+            one row per noise level and sample, in that order: `noise_level`, `sample_id`, the group, the extra keys,
+            `loss` (on the noisy image), `noise_norm` (‖x̃ − x‖), `noise_rms` (its root mean square per value), `stalled`
+            (attack steps that could not move the sample), and the metric's columns.
 
         Raises:
             RuntimeError: in a distributed run; when the folder holds rows made under other settings; when a loss or
@@ -224,6 +226,7 @@ class RobustnessCurve:
             rows[self.group_key] = rows[self.group_key].astype(str)
         rows["loss"] = loss.cpu().numpy()
         rows["noise_norm"] = last.noise_norm.cpu().numpy()
+        rows["noise_rms"] = (last.result.noisy - plain(last.clean)).flatten(1).pow(2).mean(1).sqrt().cpu().numpy()
         rows["stalled"] = last.result.stalled.cpu().numpy()
         rows[measured.columns] = measured
         rows["gradient_evaluations"] = last.result.steps.cpu().numpy()
@@ -281,6 +284,7 @@ class RobustnessCurve:
                 "groups": of_level[self.group_key].nunique(),
                 "loss": float(of_level["loss"].mean()),
                 "noise_norm": float(of_level["noise_norm"].mean()),
+                "noise_rms": float(of_level["noise_rms"].mean()),
                 "stalled": int(of_level["stalled"].sum()),
                 "gradient_evaluations": float(evaluations),
                 "late_gain": _or_none(costs.loc[of_level.index, "late_gain"].mean()),
@@ -291,13 +295,17 @@ class RobustnessCurve:
             "bootstrap": {**_BOOTSTRAP, "group": self.group_key},
             "noise_levels": list(self.noise_levels),
             **self.made_with(),
+            "norm": str(self.attack.norm),
             "seconds": float(costs["seconds"].sum()),
             **environment(self.device),
         }
         write_rows(self.output_dir / "robustness.csv", rows)
         write_text_whole(self.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
-        self.report.write(table, self.output_dir)
-        logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, table_text(table))
+        norm = str(self.attack.norm)
+        notes = reading_notes(rows, group_key=self.group_key, norm=norm, inferer=self.inferer)
+        self.report.write(table, self.output_dir, notes=notes, rms=noise_rms(rows), norm=norm)
+        told = "\n".join([table_text(table), "", *notes])
+        logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, told)
         return rows
 
 

@@ -1,8 +1,9 @@
-"""The robustness curve: a metric against noise level, a line an arm."""
+"""The robustness curve: a metric against the noise level, one line per arm."""
 
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,7 @@ def plot_curves(
     name: str | None = None,
     ylabel: str | None = None,
     xlabel: str = "noise level ε",
+    rms: Mapping[float, float] | None = None,
 ) -> None:
     """Draw the curves of figures 2 to 4 of the paper, shaded by the interval; a note where there is no value at all.
 
@@ -37,11 +39,12 @@ def plot_curves(
         table: of `compare`, or of `summarise` for one unnamed arm.
         path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         name: which figure of the table; the headline by default.
-        ylabel: what it is called; its name by default.
-        xlabel: what the noise level is, with its norm and its unit.
+        ylabel: label of the figure; its name by default.
+        xlabel: label of the noise level, with its norm and its unit.
+        rms: root mean square of the noise per value by noise level, shown below the noise levels.
 
     Raises:
-        ValueError: for a figure that the table has not got.
+        ValueError: for a figure that the table does not have, or a file that ends in another format.
     """
     chosen = str(table["name"].iloc[0]) if name is None else name
     rows = table[(table["name"] == chosen) & (table["noise_level"] != AVERAGE)]
@@ -56,11 +59,16 @@ def plot_curves(
         _say_undefined(axes)
     else:
         _draw(figure, axes, rows)
+        if rms:
+            levels = sorted(set(rows["noise_level"].astype(float)))
+            below = [f"\n{rms[level]:.2g}" if level in rms else "" for level in levels]
+            axes.set_xticks(levels, [f"{level:g}{text}" for level, text in zip(levels, below, strict=True)])
+            axes.set_xlabel(f"{xlabel}\n(below ε: root mean square of the noise per value)")
     save_figure(figure, path)
 
 
 def _draw(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
-    """A line an arm, with its interval and a legend."""
+    """One line per arm, with its interval and a legend."""
     arms = list(dict.fromkeys(rows["arm"])) if "arm" in rows.columns else [None]
     shaded = len(arms) <= _TOLD_APART and bool(rows["low"].notna().any())
     for i, arm in enumerate(arms):
@@ -88,7 +96,7 @@ def _draw(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
 
 
 def _say_undefined(axes: Axes) -> None:
-    """Words in place of lines, of which an empty frame would leave the reader in doubt."""
+    """A note in place of lines: empty axes would leave open whether something is missing."""
     axes.text(0.5, 0.5, "undefined: no value at any noise level", transform=axes.transAxes, ha="center", va="center")
     axes.set_xticks([])
     axes.set_yticks([])

@@ -1,9 +1,9 @@
-"""How figures are shown: a table in text, and the curves."""
+"""How figures are shown: tables as text, and the curves."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 
 from monai_amat.files import write_text_whole
 from monai_amat.markdown import markdown_table
+from monai_amat.robustness.notes import noise_label
 from monai_amat.robustness.plots import plot_curves
 from monai_amat.robustness.summary import AVERAGE
 
@@ -20,15 +21,15 @@ __all__ = ["Report", "table_text"]
 
 @dataclass(frozen=True)
 class Report:
-    """What figures are called where people read them.
+    """Labels of the figures in tables and pictures.
 
     Args:
-        ylabel: the headline figure in its picture; its name by default.
-        xlabel: the noise level, with its norm and its unit.
-        further: figures to show beside the headline, by name, and what they are called.
+        ylabel: label of the headline figure; its name by default.
+        xlabel: label of the noise level, with its norm and its unit; by default with the attack's norm.
+        further: labels of the figures to show beside the headline, by name.
 
     Raises:
-        TypeError: for further figures without what they are called.
+        TypeError: for further figures without labels.
 
     Example:
         >>> Report(ylabel="average Dice", further={"tvdi": "Dice over all voxels"}).further
@@ -36,34 +37,48 @@ class Report:
     """
 
     ylabel: str | None = None
-    xlabel: str = "noise level ε"
+    xlabel: str | None = None
     further: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not isinstance(self.further, Mapping):
             raise TypeError(
-                f"further figures are names and what they are called, {{'tvdi': '…'}}; got {self.further!r}"
+                f"further must give a label for the name of each figure, such as {{'tvdi': '…'}}; got {self.further!r}"
             )
 
-    def write(self, table: pd.DataFrame, folder: str | Path) -> None:
+    def write(
+        self,
+        table: pd.DataFrame,
+        folder: str | Path,
+        *,
+        notes: Sequence[str] = (),
+        rms: Mapping[float, float] | None = None,
+        norm: str | None = None,
+    ) -> None:
         """Write `table.md`, `curve.png` and, for each of the further figures, `curve_<name>.png`.
 
         Args:
             table: of `compare`, or of `summarise` for one unnamed arm.
-            folder: where to; made if need be.
+            folder: output folder; made if needed.
+            notes: sentences below the tables, see `reading_notes`.
+            rms: root mean square of the noise per value by noise level, for the axis.
+            norm: in which ε is measured, for the axis where the report has no `xlabel`.
 
         Raises:
-            ValueError: for a further figure that the table has not got.
+            ValueError: for a further figure that the table does not have.
         """
         texts = [table_text(table), *(table_text(table, name=name) for name in self.further)]
+        if notes:
+            texts.append("\n".join(f"- {note}" for note in notes))
+        xlabel = noise_label(norm) if self.xlabel is None else self.xlabel
         write_text_whole(Path(folder) / "table.md", "\n\n".join(texts) + "\n")
         for name, label in ((None, self.ylabel), *self.further.items()):
             file = "curve.png" if name is None else f"curve_{name}.png"
-            plot_curves(table, Path(folder) / file, name=name, ylabel=label, xlabel=self.xlabel)
+            plot_curves(table, Path(folder) / file, name=name, ylabel=label, xlabel=xlabel, rms=rms)
 
 
 def table_text(table: pd.DataFrame, *, name: str | None = None, digits: int = 3) -> str:
-    """One figure as a Markdown table: a row an arm, a column a noise level, intervals in brackets.
+    """One figure as a Markdown table: one row per arm, one column per noise level, intervals in brackets.
 
     With several seeds the range of their values follows the interval in parentheses.
 
@@ -73,7 +88,7 @@ def table_text(table: pd.DataFrame, *, name: str | None = None, digits: int = 3)
         digits: decimals.
 
     Raises:
-        ValueError: for a figure that the table has not got.
+        ValueError: for a figure that the table does not have.
 
     Example:
         >>> row = {"arm": "STD", "noise_level": 0.0, "name": "adi", "value": 0.5, "low": 0.4, "high": 0.6, "seeds": 1}

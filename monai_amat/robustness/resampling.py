@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-__all__ = ["Interval", "Statistic", "bootstrap", "by_repetition", "resampled_groups"]
+__all__ = ["Interval", "Statistic", "bootstrap", "by_repetition", "few_groups", "resampled_groups"]
 
 Statistic = Callable[[pd.DataFrame, "np.ndarray | None"], Mapping[Any, Any]]
 """`statistic(frame, weights)`: numbers by name over the rows of `frame`, row i counting `weights[i]` times (once
 where weights is None); with weights `(R, rows)` an array `(R,)` by name: all resamples at once."""
 
 _WEIGHTS_AT_ONCE = 4_000_000
+_FEW_GROUPS = 10
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,22 @@ def by_repetition(function: Callable[[pd.DataFrame], Mapping[Any, float]]) -> St
         return {name: np.array([result[name] for result in results]) for name in results[0]}
 
     return statistic
+
+
+def few_groups(groups: int) -> str:
+    """A warning where intervals rest on few groups; empty where there are enough.
+
+    Example:
+        >>> few_groups(2)
+        'The intervals rest on 2 groups: so few make intervals too narrow, and cannot rank arms.'
+        >>> few_groups(1), few_groups(50)
+        ('There is no interval: all samples are of one group.', '')
+    """
+    if groups >= _FEW_GROUPS:
+        return ""
+    if groups < 2:
+        return "There is no interval: all samples are of one group."
+    return f"The intervals rest on {groups} groups: so few make intervals too narrow, and cannot rank arms."
 
 
 def _interval(value: float, resampled: np.ndarray, level: float, single: bool) -> Interval:

@@ -1,15 +1,17 @@
-"""What a table of attack strength says, in words: the verdict, and the table as Markdown."""
+"""The verdict of a table of attack strength in words, and the table as Markdown."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from monai_amat.markdown import markdown_table
-from monai_amat.robustness.strength_verdict import judge
+from monai_amat.robustness.resampling import few_groups
+from monai_amat.robustness.strength_verdict import is_used_up, judge
 
 __all__ = ["strength_text", "verdict"]
 
@@ -17,9 +19,9 @@ _DIGITS = 3
 _STILL_RISING = 0.05
 _HELP = (
     "Differences are from {reference} on the same {samples} samples, with 95 % intervals over {groups} groups. Where a "
-    "probe does more damage, {reference} understates it: more steps, more starts and the best iterate should gain next "
-    "to nothing. Noise made on another network, and random noise, should do less; where they do as much, {reference} "
-    "does not see the network's gradients.\n"
+    "probe does more damage, {reference} understates the damage: more steps, more starts and the best iterate should "
+    "gain next to nothing. Noise made on another network, and random noise, should do less damage; where they do as "
+    "much, {reference} does not see the network's gradients.\n"
 )
 
 
@@ -37,50 +39,48 @@ def verdict(
         table: of `AttackStrength`.
         reference: name of the attack that is judged.
         worst: name of the row of all probes together.
-        higher_is_better: whether a larger headline figure is a better network.
+        higher_is_better: whether a larger headline figure is a better network, as the metric says.
         checks: reports of `NetworkCheck` and `ActiveTest`, under `network` and `active`.
 
     Returns:
         first the verdict (`judge`), then what the checks found, then one sentence on the metric and one on the loss
-        for each noise level, and one for each probe whose own noise level lies above them.
+        for each noise level, one for each probe whose own noise level lies above them, and warnings: of a figure that
+        improves under attack, and of few groups.
     """
     judgement = judge(table, reference=reference, worst=worst, higher_is_better=higher_is_better, checks=checks)
     lines = [f"{reference}: {judgement}.", *_of_checks(checks or {}), *_of_slope(table, reference)]
     paired = table[table["difference"].notna() | table["loss_difference"].notna()]
-    for level, rows in paired.groupby("noise_level"):
-        probes = rows[~rows["probe"].isin((reference, worst))]
-        together = rows[rows["probe"] == worst].iloc[0]
+    of_clean = table[table["noise_level"] == 0]
+    clean = float(of_clean["value"].iloc[0]) if len(of_clean) else math.nan
+    own = paired.loc[paired["probe"] == reference, ["noise_level", "value"]]
+    reached: dict[float, float] = dict(own.to_numpy(dtype=np.float64).tolist())
+    used_up = [level for level, value in reached.items() if higher_is_better and is_used_up(value, clean)]
+    for level in sorted(reached):
+        rows = paired[paired["noise_level"] == level]
         metric = rows["metric"].iloc[0]
-        for name, column, sign in (
-            (metric, "difference", -1 if higher_is_better else 1),
-            ("the loss", "loss_difference", 1),
-        ):
-            if probes[column].isna().all():
-                lines.append(f"At noise {level:g} {name} is not defined on these samples.")
-                continue
-            strongest = probes.sort_values(column, ascending=sign < 0, kind="stable").iloc[0]
-            verb, side = ("lowers", "below") if sign < 0 else ("raises", "above")
-            if round(sign * strongest[column], _DIGITS) > 0:
-                text = (
-                    f"The strongest probe, {strongest['probe']}, {verb} {name} at noise {level:g} by "
-                    f"{_amount(strongest, column, sign)} {side} {reference}"
-                )
-            else:
-                text = f"No probe {verb} {name} at noise {level:g} further than {reference}"
-            if round(sign * together[column], _DIGITS) > 0:
-                text += (
-                    f"; the worst of all probes for each sample {verb} it by {_amount(together, column, sign)}: at "
-                    f"least by so much does {reference} understate the damage"
-                )
-            lines.append(text + ".")
+        if level in used_up:
+            lines.append(_nothing_left(metric, level, reached, used_up))
+        else:
+            sign = -1 if higher_is_better else 1
+            lines.append(_compared(metric, "difference", sign, rows, reference=reference, worst=worst))
+        lines.append(_compared("the loss", "loss_difference", 1, rows, reference=reference, worst=worst))
+        gain = (reached[level] - clean) * (1 if higher_is_better else -1)
+        if round(gain, _DIGITS) > 0:
+            lines.append(
+                f"At noise {level:g} {metric} is better under attack ({reached[level]:.{_DIGITS}f}) than on clean "
+                f"images ({clean:.{_DIGITS}f}): either the metric's higher_is_better is wrong, or the loss that the "
+                "attack raises does not go with the metric. Do not rely on this table before that is settled."
+            )
     highest = paired["noise_level"].max()
     for row in table[table["noise_level"] > highest].to_dict("records"):
         figure = _figure(row["value"], row["low"], row["high"])
         lines.append(
-            f"At noise {row['noise_level']:g} ({row['probe']}) {row['metric']} is {figure}. Unless that is what a "
-            "useless prediction scores, the attack does not see the network's gradients, and no figure here is to be "
-            "believed."
+            f"At noise {row['noise_level']:g} ({row['probe']}) {row['metric']} is {figure}. Unless a useless "
+            "prediction scores the same, the attack does not see the network's gradients, and no figure here can "
+            "be relied on."
         )
+    if note := few_groups(int(table["groups"].iloc[0])):
+        lines.append(note)
     return lines
 
 
@@ -125,6 +125,39 @@ def _of_slope(table: pd.DataFrame, reference: str) -> list[str]:
     return lines
 
 
+def _compared(name: str, column: str, sign: int, rows: pd.DataFrame, *, reference: str, worst: str) -> str:
+    """How far the probes at one noise level go beyond the reference in one figure, whose damage has this sign."""
+    level = rows["noise_level"].iloc[0]
+    probes = rows[~rows["probe"].isin((reference, worst))]
+    together = rows[rows["probe"] == worst].iloc[0]
+    if probes[column].isna().all():
+        return f"At noise {level:g} {name} is not defined on these samples."
+    strongest = probes.sort_values(column, ascending=sign < 0, kind="stable").iloc[0]
+    verb, side = ("lowers", "below") if sign < 0 else ("raises", "above")
+    if round(sign * strongest[column], _DIGITS) > 0:
+        text = (
+            f"The strongest probe, {strongest['probe']}, {verb} {name} at noise {level:g} by "
+            f"{_amount(strongest, column, sign)} {side} {reference}"
+        )
+    else:
+        text = f"No probe {verb} {name} at noise {level:g} further than {reference}"
+    if round(sign * together[column], _DIGITS) > 0:
+        text += (
+            f"; the worst of all probes for each sample {verb} it by {_amount(together, column, sign)}: {reference} "
+            "understates the damage by at least this much"
+        )
+    return text + "."
+
+
+def _nothing_left(metric: str, level: float, reached: Mapping[float, float], used_up: Sequence[float]) -> str:
+    left = [other for other in reached if other not in used_up]
+    other = f"noise {max(left):g}" if left else f"a lower noise level, for example {min(reached) / 2:g}"
+    return (
+        f"At noise {level:g} {metric} is used up ({reached[level]:.{_DIGITS}f}): no attack could lower it, so that "
+        f"this level says nothing about the attack's strength; look at {other}, where something is left."
+    )
+
+
 def strength_text(table: pd.DataFrame, lines: list[str], *, reference: str) -> str:
     """The verdict and the table, as a Markdown file.
 
@@ -136,7 +169,7 @@ def strength_text(table: pd.DataFrame, lines: list[str], *, reference: str) -> s
     first = table.iloc[0]
     heading = [
         *("noise", "probe", f"{first['metric']} [95 %]", f"against {reference}", "loss", f"against {reference}"),
-        *("gradients a sample", "seconds", "what it is"),
+        *("gradients per sample", "seconds", "what it is"),
     ]
     cells = [_cells(row, reference) for row in table.to_dict("records")]
     parts = [

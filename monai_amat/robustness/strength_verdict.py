@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["Judgement", "is_used_up", "judge"]
 
 BELIEVABLE = "believable"
 UNDERSTATES = "understates the damage by at least"
@@ -21,6 +21,7 @@ _STALLED = 0.25  # share of the steps without a usable gradient
 _AS_RANDOM = 0.5  # random noise does this share of the damage
 _WORSE = 0.2  # more steps or starts lose this share of the rise of the loss
 _SATURATED = 0.9  # share of the places whose softmax is 1 in single precision
+_USED_UP = 0.01  # share of the clean figure below which nothing is left to lower
 _ACTIVE = 0.5  # share of planted points that the attack finds
 
 RANDOM = "random"
@@ -84,8 +85,24 @@ def judge(
     if gains:
         return Judgement(f"{UNDERSTATES} {max(gains)[1]}")
     if not told:
-        return Judgement(UNKNOWN, ("no probe changes the figure by more than it takes to tell",))
+        return Judgement(UNKNOWN, ("the figure is used up, or no probe changes it noticeably",))
     return Judgement(BELIEVABLE, ("no probe does noticeably more damage, and no sign of masked gradients was found",))
+
+
+def is_used_up(value: float, clean: float) -> bool:
+    """Whether a figure that is better where it is higher has nothing left, so that no attack could lower it further.
+
+    Args:
+        value: the figure under attack; its least value is 0.
+        clean: the figure on clean images; NaN where it is not known.
+
+    Example:
+        >>> is_used_up(0.005, 0.8), is_used_up(0.3, 0.8), is_used_up(0.0, math.nan), is_used_up(-2.0, 0.8)
+        (True, False, True, False)
+    """
+    if math.isnan(clean):
+        return round(value, 3) == 0
+    return clean > 0 and 0 <= value <= _USED_UP * clean
 
 
 def _of_the_network(checks: Mapping[str, Any]) -> list[str]:
@@ -164,8 +181,10 @@ class _Level:
         return gain, f"{gain:.3f}" if math.isnan(low) else f"{gain:.3f} [{low:.3f}, {high:.3f}]"
 
     def told(self) -> bool:
-        """Whether the attacks change the figure enough to compare them, or leave nothing of it."""
+        """Whether the attacks change the figure enough to compare them, and leave something of it."""
         if math.isnan(self.own["value"]):
+            return False
+        if self.sign < 0 and is_used_up(self.own["value"], math.nan if self.clean is None else self.clean["value"]):
             return False
         if self.clean is None:
             return True

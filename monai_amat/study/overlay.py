@@ -13,7 +13,7 @@ __all__ = ["next_step", "write_overlay"]
 KINDS = ("sat", "amat", "robustness")
 # The paper's margins end at four to six times Δ.
 _CAP = 5
-_NOISE = "noise level ε (L2 over an image, as the network gets it)"
+_NOISE = "noise level ε (L2 norm over the whole image)"
 
 
 def write_overlay(

@@ -44,12 +44,13 @@ def test_rows_hold_what_every_sample_scored(make_curve: MakeCurve, network: Any)
     state = {name: value.clone() for name, value in network.state_dict().items()}
     rows = curve.run()
     assert list(rows.columns) == [
-        *("noise_level", "sample_id", "case", "slice", "loss", "noise_norm", "stalled"),
+        *("noise_level", "sample_id", "case", "slice", "loss", "noise_norm", "noise_rms", "stalled"),
         *("tp_1", "fp_1", "fn_1", "tp_2", "fp_2", "fn_2"),
     ]
     assert rows["sample_id"].tolist() == [*range(10)] * 3
     assert rows["noise_level"].tolist() == [0.0] * 10 + [1.0] * 10 + [2.5] * 10
     np.testing.assert_allclose(rows["noise_norm"], rows["noise_level"], atol=1e-5)
+    np.testing.assert_allclose(rows["noise_rms"], rows["noise_level"] / 8, atol=1e-5)  # of 8×8 values
     assert first_rows(rows)["case"].tolist() == [f"00{i % 3}" for i in range(10)]
     assert first_rows(rows)["slice"].tolist() == [i // 3 for i in range(10)]
     # The network is as it was: running statistics, modes, gradients.
@@ -111,6 +112,11 @@ def test_a_run_ends_with_its_table_and_where_it_lies(
     (message,) = (record.getMessage() for record in caplog.records if record.levelno >= logging.INFO)
     assert message.startswith(f"robustness, 10 samples: {tmp_path / 'run'}")
     assert told.split("\n\n")[0] in message
+    for text in (told, message):
+        assert (
+            "ε is the L2 norm over all values of an image; root mean square of the noise per value: ε 1: 0.12" in text
+        )
+        assert "The intervals rest on 3 groups: so few" in text
     assert (tmp_path / "run" / "curve_tvdi.png").is_file()
 
 

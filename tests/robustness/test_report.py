@@ -28,11 +28,22 @@ def test_every_figure_is_drawn_under_its_own_name(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(module, "plot_curves", lambda _, path, **labels: drawn.update({path.name: labels}))
     Report(ylabel="ADI", xlabel="ε", further={"asd": "distance, mm"}).write(table(), tmp_path / "new")
     assert drawn == {
-        "curve.png": {"name": None, "ylabel": "ADI", "xlabel": "ε"},
-        "curve_asd.png": {"name": "asd", "ylabel": "distance, mm", "xlabel": "ε"},
+        "curve.png": {"name": None, "ylabel": "ADI", "xlabel": "ε", "rms": None},
+        "curve_asd.png": {"name": "asd", "ylabel": "distance, mm", "xlabel": "ε", "rms": None},
     }
     texts = (tmp_path / "new" / "table.md").read_text().split("\n\n")
     assert [text.split()[1] for text in texts] == ["adi", "asd"]
+
+
+def test_notes_stand_below_the_tables_and_the_axis_says_the_norm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[dict[str, Any]] = []
+    monkeypatch.setattr(module, "plot_curves", lambda _, path, **labels: drawn.append(labels))
+    Report().write(table(), tmp_path, notes=["One.", "Two."], rms={5.0: 0.1}, norm="Linf")
+    assert (tmp_path / "table.md").read_text().endswith("|\n\n- One.\n- Two.\n")
+    assert drawn[0]["rms"] == {5.0: 0.1}
+    assert drawn[0]["xlabel"] == "noise level ε (Linf norm over the whole image)"
 
 
 def test_a_figure_that_there_is_not_is_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -42,5 +53,5 @@ def test_a_figure_that_there_is_not_is_refused_before_anything_is_written(tmp_pa
 
 
 def test_names_alone_are_refused_before_anything_is_attacked() -> None:
-    with pytest.raises(TypeError, match=r"names and what they are called, .* got \['tvdi'\]"):
+    with pytest.raises(TypeError, match=r"must give a label for the name of each figure, .* got \['tvdi'\]"):
         Report(further=["tvdi"])  # type: ignore[arg-type]

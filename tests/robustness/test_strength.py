@@ -215,8 +215,8 @@ def test_files_say_what_was_tried_and_what_it_means(make_linear: MakeLinear, tmp
     )
     assert summary["verdict"][3] == (
         "The strongest probe, own, lowers score at noise 2 by 1.000 [1.000, 1.000] below slanted; the worst of all "
-        "probes for each sample lowers it by 1.000 [1.000, 1.000]: at least by so much does slanted understate the "
-        "damage."
+        "probes for each sample lowers it by 1.000 [1.000, 1.000]: slanted understates the damage by at "
+        "least this much."
     )
     assert summary["verdict"][4].startswith("The strongest probe, own, raises the loss at noise 2 by 1.000")
     assert summary["reference"] == "slanted"

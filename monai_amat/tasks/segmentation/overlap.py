@@ -107,8 +107,8 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
         one_hot = " be one-hot with 'softmax' and" if prediction == "softmax" else ""
         raise ValueError(
             f"a truth of {channels} channels must{one_hot} hold 0 and 1 alone, one channel per class, found values "
-            f"from {plain.amin().item():g} to {plain.amax().item():g}; coordinates and other numbers that are no masks need "
-            "a metric of their own"
+            f"from {plain.amin().item():g} to {plain.amax().item():g}; coordinates and other numbers that are no masks "
+            "need a metric of their own"
         )
     elif prediction == "sigmoid":
         # A logit of 0 is a probability of one half; the 0 and 1 of a one-hot map fall on the right sides too.
