@@ -16,9 +16,9 @@ from monai.utils import convert_to_tensor
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from monai_amat.handlers.ranks import is_distributed
+from monai_amat.handlers.ranks import is_distributed, refuse_separate_processes
 
-__all__ = ["Metric", "MetricHandler", "figures_of_each", "metric_rows"]
+__all__ = ["Metric", "MetricHandler", "batch_of_one", "figures_of_each", "metric_rows"]
 
 _ROWS_AT_ONCE = 256
 
@@ -106,6 +106,7 @@ class MetricHandler(ignite.metrics.Metric):
 
     Raises:
         TypeError: at construction, when the metric lacks one of the three methods of `Metric`.
+        RuntimeError: when the engine starts, for several processes without a process group.
         ValueError: when the engine starts, for a key metric that the engine's `metric_cmp_fn` compares in the wrong
             direction; at the end, when the metric has no such figure or no rank has seen a sample.
 
@@ -156,14 +157,14 @@ class MetricHandler(ignite.metrics.Metric):
         pred, target = output
         if isinstance(pred, list | tuple):  # decollated: one by one, since sizes may differ
             pairs = zip(pred, target, strict=True)
-            self._rows += [metric_rows(self.metric, _batch_of_one(one), _batch_of_one(truth)) for one, truth in pairs]
+            self._rows += [metric_rows(self.metric, batch_of_one(one), batch_of_one(truth)) for one, truth in pairs]
         else:
             self._rows.append(metric_rows(self.metric, tree_map(_plain, pred), tree_map(_plain, target)))
 
     def attach(self, engine: Engine, name: str, *args: Any, **kwargs: Any) -> None:
         """Attach to an engine, which then has the figure under `name` in `engine.state.metrics`."""
         super().attach(engine, name, *args, **kwargs)
-        engine.add_event_handler(Events.STARTED, self._check_direction, name)
+        engine.add_event_handler(Events.STARTED, self._check_engine, name)
 
     def rows(self) -> pd.DataFrame:
         """The rows of all ranks since the last `reset`, rank by rank.
@@ -214,7 +215,8 @@ class MetricHandler(ignite.metrics.Metric):
             )
         return figure
 
-    def _check_direction(self, engine: Any, name: str) -> None:
+    def _check_engine(self, engine: Any, name: str) -> None:
+        refuse_separate_processes("evaluation")
         compare = getattr(engine, "metric_cmp_fn", None)
         if compare is None or getattr(engine.state, "key_metric_name", None) != name:
             return
@@ -228,7 +230,8 @@ class MetricHandler(ignite.metrics.Metric):
             )
 
 
-def _batch_of_one(sample: Any) -> Any:
+def batch_of_one(sample: Any) -> Any:
+    """A decollated sample as a batch, without metadata."""
     return tree_map(lambda leaf: _plain(leaf)[None], sample)
 
 

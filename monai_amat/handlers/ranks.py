@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +14,14 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from monai_amat.engines import unwrap
 
-__all__ = ["check_same", "gather_named", "is_distributed", "rank", "share_running_statistics"]
+__all__ = [
+    "check_same",
+    "gather_named",
+    "is_distributed",
+    "rank",
+    "refuse_separate_processes",
+    "share_running_statistics",
+]
 
 
 def is_distributed() -> bool:
@@ -95,3 +103,21 @@ def share_running_statistics(network: nn.Module) -> None:
         dist.broadcast(packed, src=0)
         for buffer, shared in zip(chosen, packed.split([buffer.numel() for buffer in chosen]), strict=True):
             buffer.copy_(shared.reshape(buffer.shape))
+
+
+def refuse_separate_processes(what: str) -> None:
+    """Refuse work under torchrun without a process group, which every process would do in full.
+
+    Args:
+        what: name of the work, such as `evaluation`.
+
+    Raises:
+        RuntimeError: when the environment names several processes that do not know of each other.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size > 1 and not is_distributed():
+        raise RuntimeError(
+            f"{what} was started as {size} processes without a process group: each would look at all samples and write "
+            "the same files; start it without torchrun, or initialise torch.distributed and give each process its "
+            "share of the samples"
+        )

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from monai_amat.engines import FrozenInferer, measure, network_fingerprint
 from monai_amat.engines.trees import plain
-from monai_amat.handlers.ranks import is_distributed, rank
+from monai_amat.handlers.ranks import is_distributed, rank, refuse_separate_processes
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.margins import Thresholds, ThresholdStatistic
 
@@ -91,6 +91,7 @@ class ThresholdHandler:
         engine.add_event_handler(Events.COMPLETED, self._fit)
 
     def _start(self, engine: Any) -> None:
+        refuse_separate_processes("calibration")
         # Not at attach: the evaluator attaches its handlers before it knows its inferer and mode.
         if not isinstance(engine.inferer, FrozenInferer):
             raise TypeError(

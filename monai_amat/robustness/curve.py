@@ -6,35 +6,33 @@ import json
 import logging
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
 import ignite.distributed as idist
-import numpy as np
 import pandas as pd
 import torch
 from ignite.engine import Engine, Events
 from monai.engines import SupervisedEvaluator
 from monai.engines.utils import PrepareBatch
 from monai.inferers import Inferer
-from monai.utils.enums import CommonKeys
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import Attack
 from monai_amat.ending import say_how_to_go_on
 from monai_amat.engines import PrepareBatchNoisy, describe, network_fingerprint
-from monai_amat.engines.trees import plain
 from monai_amat.files import write_text_whole
-from monai_amat.handlers.metric import Metric, metric_rows
+from monai_amat.handlers.metric import Metric
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.progress import Progress
 from monai_amat.robustness.environment import environment
 from monai_amat.robustness.notes import noise_rms, reading_notes
 from monai_amat.robustness.report import Report, table_text
-from monai_amat.robustness.samples import batch_column, indexed_behind, loader_like, sample_ids
+from monai_amat.robustness.rows import attacked_rows, check_keys
+from monai_amat.robustness.samples import indexed_behind, loader_like, sample_ids
 from monai_amat.robustness.store import RowStore, write_rows
 from monai_amat.robustness.summary import nested, summarise
 
@@ -48,26 +46,26 @@ _COSTS = ["seconds", "gradient_evaluations", "late_gain"]
 
 
 class RobustnessCurve:
-    """Attack a network at several noise levels and keep what every sample scored.
+    """Attack a network at several noise levels and keep the scores of each sample.
 
-    Each level is one pass of MONAI's `SupervisedEvaluator` under
-    `PrepareBatchNoisy`. Finished batches are kept at once; a run that was stopped goes on
-    with the samples that are missing, to the same numbers, because a sample's noise depends on its own seed and not on
-    its batch. Levels and samples may be added to a finished run: only what is missing is computed.
+    Each level is one pass of MONAI's `SupervisedEvaluator` under `PrepareBatchNoisy`. Finished batches are kept at
+    once. A run that was stopped goes on with the missing samples, to the same numbers, because a sample's noise depends
+    on its own seed and not on its batch. Levels and samples may be added to a finished run: only missing ones are
+    computed.
 
     Args:
         network: the network, with its weights loaded; put on `device`.
         data_loader: loader over an `IndexedDataset` (or a `Subset` of one) with a batch
             size; order does not matter. Every item is one sample: no `num_samples` crops.
-        loss: what is recorded, and what the attack raises unless `attack_loss` says otherwise.
-        attack: used at every level; the paper evaluates with 100 steps of `5·ε/100`.
-        noise_levels: every ε, in the units of the network's input; 0 is the clean image.
-        metric: what is made of the predictions.
+        loss: the loss that is recorded, and that the attack raises unless `attack_loss` is given.
+        attack: used at all levels; the paper evaluates with 100 steps of `5·ε/100`.
+        noise_levels: each ε, in the units of the network's input; 0 is the clean image.
+        metric: the metric of the predictions, see `monai_amat.handlers.Metric`.
         output_dir: folder for the rows (`rows.sqlite` during the run, `robustness.csv` at its end), `summary.json`,
             `table.md` and `curve.png`.
-        group_key: key of the batch that names the sample's group, the volume say, by which intervals are resampled;
-            `"sample_id"` where every sample stands for itself.
-        extra_keys: further keys of the batch to keep as columns, each a number or text a sample.
+        group_key: key of the batch that names the sample's group, such as its volume, by which intervals are
+            resampled; `"sample_id"` where each sample stands for itself.
+        extra_keys: further keys of the batch to keep as columns, each with one number or text per sample.
         device: where; the network's own device by default.
         prepare_batch: the workflow's own; MONAI's default takes `image` and `label`.
         inferer: how the network is applied; a plain forward by default.
@@ -76,10 +74,12 @@ class RobustnessCurve:
             transforms; rows made under other settings are refused.
         source: network the noise is made on, with its weights loaded; `network` itself by default. With another it
             is a transfer attack.
-        attack_loss: what the attack raises, on the source; `loss` by default.
-        report: what the figures are called in table and pictures, and which are shown beside the headline.
+        attack_loss: the loss that the attack raises, on the source; `loss` by default.
+        report: labels of the figures in table and pictures, and which are shown beside the headline.
+        postprocessing: the evaluator's own: transforms of one decollated sample, which the metric gets instead of the
+            network's own output and the label. The loss gets both as they are.
 
-    Runs in one process.
+    Runs in one process. The file of rows is locked while it runs: another process cannot use the same folder.
 
     Raises:
         TypeError: when the loader's data set is not indexed.
@@ -106,6 +106,7 @@ class RobustnessCurve:
         source: nn.Module | None = None,
         attack_loss: PerSampleLoss | None = None,
         report: Report | None = None,
+        postprocessing: Callable[[Any], Any] | None = None,
     ) -> None:
         self.noise_levels = _checked_levels(noise_levels)
         if data_loader.batch_size is None:
@@ -127,6 +128,7 @@ class RobustnessCurve:
         self.source = source
         self.attack_loss = None if attack_loss is loss else attack_loss
         self.report = Report() if report is None else report
+        self.postprocessing = postprocessing
         self.store = RowStore(self.output_dir)
 
     def run(self) -> pd.DataFrame:
@@ -159,6 +161,9 @@ class RobustnessCurve:
             ids = sample_ids(self.data, self.positions)
             missing = {level: self._missing(level, ids) for level in self.noise_levels}
             size = self.data_loader.batch_size or 1
+            if pending := [position for positions in missing.values() for position in positions]:
+                batch = self.data_loader.collate_fn([self.data[pending[0]]])
+                check_keys(batch, (self.group_key, *self.extra_keys), self.data.id_key)
             for level, positions in missing.items():
                 if positions:
                     batches = math.ceil(len(positions) / size)
@@ -211,43 +216,22 @@ class RobustnessCurve:
 
     def _rows(self, level: float, batch: Any, output: Any, prepare: PrepareBatchNoisy) -> pd.DataFrame:
         """The rows of one finished batch."""
-        last = prepare.last
-        if last is None or last.ids is None:
-            raise RuntimeError(f"the batch carries no {self.data.id_key!r}; does collate_fn drop the data set's keys?")
-        pred, target = output[CommonKeys.PRED], output[CommonKeys.LABEL]
-        with torch.no_grad():
-            loss = self.loss(pred, target)
-            measured = metric_rows(self.metric, self.loss.prediction(pred, target), target)
-        rows = pd.DataFrame({"noise_level": level, "sample_id": last.ids.tolist()})
-        for name in (self.group_key, *self.extra_keys):
-            if name not in rows:  # "sample_id" as the group: each sample is its own
-                rows[name] = batch_column(batch, name, len(rows))
-        if self.group_key != "sample_id":
-            rows[self.group_key] = rows[self.group_key].astype(str)
-        rows["loss"] = loss.cpu().numpy()
-        rows["noise_norm"] = last.noise_norm.cpu().numpy()
-        rows["noise_rms"] = (last.result.noisy - plain(last.clean)).flatten(1).pow(2).mean(1).sqrt().cpu().numpy()
-        rows["stalled"] = last.result.stalled.cpu().numpy()
-        rows[measured.columns] = measured
-        rows["gradient_evaluations"] = last.result.steps.cpu().numpy()
-        gain = last.result.late_gain
-        rows["late_gain"] = math.nan if gain is None else gain.float().cpu().numpy()
-        if rows["sample_id"].duplicated().any():
-            raise ValueError("a data item gave several samples; evaluate whole images, without num_samples crops")
-        self._check_finite(rows, list(measured.columns))
-        return rows
-
-    def _check_finite(self, rows: pd.DataFrame, metric_columns: Sequence[str]) -> None:
-        # A metric may leave a sample undefined (NaN); loss and noise may not, and nothing may be infinite.
-        broken = ~np.isfinite(rows[["loss", "noise_norm"]].to_numpy(dtype=np.float64)).all(axis=1)
-        numbers = rows[list(metric_columns)].select_dtypes("number")
-        broken |= np.isinf(numbers.to_numpy(dtype=np.float64)).any(axis=1)
-        if broken.any():
-            row = rows[broken].iloc[0].to_dict()
+        if prepare.last is None or prepare.last.ids is None:
             raise RuntimeError(
-                f"sample {row['sample_id']} ({self.group_key} {row[self.group_key]}) gave a number that is not finite: "
-                f"{row}; look at its image and label, and at the network's weights"
+                f"the batch carries no {self.data.id_key!r}, got {_keys_text(batch)}; give the loader a collate_fn "
+                "that keeps the data set's keys"
             )
+        rows = attacked_rows(
+            prepare.last,
+            batch,
+            output,
+            loss=self.loss,
+            metric=self.metric,
+            keys=(self.group_key, *self.extra_keys),
+            postprocessing=self.postprocessing,
+        )
+        rows.insert(0, "noise_level", level)
+        return rows
 
     def made_with(self) -> dict[str, Any]:
         """All that a row depends on, apart from its noise level and its sample."""
@@ -256,6 +240,8 @@ class RobustnessCurve:
             elsewhere["source"] = network_fingerprint(self.source)
         if self.attack_loss is not None:
             elsewhere["attack_loss"] = describe(self.attack_loss)
+        if self.postprocessing is not None:
+            elsewhere["postprocessing"] = describe(self.postprocessing)
         return {
             "attack": describe(self.attack),
             "network": network_fingerprint(self.network),
@@ -311,6 +297,10 @@ class RobustnessCurve:
 
 def _or_none(value: float) -> float | None:
     return None if math.isnan(value) else float(value)
+
+
+def _keys_text(batch: Any) -> str:
+    return f"the keys {sorted(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
 
 
 def _checked_levels(noise_levels: Sequence[float]) -> tuple[float, ...]:

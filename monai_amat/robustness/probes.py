@@ -24,6 +24,8 @@ from monai_amat.losses.base import PerSampleLoss
 
 __all__ = ["Probe", "standard_probes"]
 
+_HUGE = 30.0
+
 
 @dataclass(frozen=True)
 class Probe:
@@ -35,6 +37,10 @@ class Probe:
         source: network that the noise is made on; the attacked one by default. With another it is a transfer attack.
         noise_level: ε of its own, in the units of the network's input, instead of the table's: a radius so large that
             the metric must break down, or 0 for clean images.
+        noise_factor: ε of its own as a multiple of the table's largest, instead of `noise_level`.
+
+    Raises:
+        ValueError: when both are given.
 
     Example:
         >>> print(Probe(ProjectedGradientDescent(steps=100, rel_step=0.05)))
@@ -47,6 +53,20 @@ class Probe:
     attack_loss: PerSampleLoss | None = None
     source: nn.Module | None = None
     noise_level: float | None = None
+    noise_factor: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.noise_level is not None and self.noise_factor is not None:
+            raise ValueError(
+                f"a probe has one noise level, got noise_level={self.noise_level:g} and noise_factor="
+                f"{self.noise_factor:g}; give one of them"
+            )
+
+    def at(self, highest: float) -> Probe:
+        """The probe with its noise level as a number, where `highest` is the table's largest."""
+        if self.noise_factor is None:
+            return self
+        return replace(self, noise_level=self.noise_factor * highest, noise_factor=None)
 
     def __str__(self) -> str:
         if self.noise_level == 0:
@@ -58,14 +78,16 @@ class Probe:
         if self.source is not None:
             parts.append(f"made on the network of weights {network_fingerprint(self.source)}")
         if self.noise_level is not None:
-            parts.append(f"at noise {self.noise_level:g} whatever the table's")
+            parts.append(f"always at noise {self.noise_level:g}")
+        if self.noise_factor is not None:
+            parts.append(f"at {self.noise_factor:g} times the largest noise level")
         return "; ".join(parts)
 
 
 def standard_probes(
     attack: ProjectedGradientDescent,
     *,
-    huge_radius: float,
+    huge_radius: float | None = None,
     steps: Sequence[int] = (20, 100, 200),
     restarts: Sequence[int] = (3, 5),
     source: nn.Module | None = None,
@@ -95,7 +117,8 @@ def standard_probes(
 
     Args:
         attack: the evaluation's attack.
-        huge_radius: ε far above any in use, in the units of the network's input.
+        huge_radius: ε so large that the metric must break down, in the units of the network's input; 30 times the
+            table's largest noise level by default.
         steps: numbers of steps to try beside the attack's own.
         restarts: numbers of random starts to try.
         source: another network for the same task, such as one trained on clean images; without it there is no transfer
@@ -114,13 +137,13 @@ def standard_probes(
         ValueError: for an attack without steps, or numbers out of range.
 
     Example:
-        >>> probes = standard_probes(ProjectedGradientDescent(steps=100, rel_step=0.05), huge_radius=200.0)
+        >>> probes = standard_probes(ProjectedGradientDescent(steps=100, rel_step=0.05))
         >>> list(probes)[:5], probes["pgd-20"].attack.rel_step
         (['pgd-20', 'pgd-100', 'pgd-200', 'best-iterate', 'best-of-3'], 0.25)
     """
     if attack.steps < 1:
         raise ValueError("standard_probes needs an attack that takes steps, got steps=0: give the evaluation's attack")
-    if not 0 < huge_radius < float("inf"):
+    if huge_radius is not None and not 0 < huge_radius < float("inf"):
         raise ValueError(f"huge_radius must be positive and finite, got {huge_radius}")
     for name, number in (("auto_steps", auto_steps), ("queries", queries)):
         if number < 0:
@@ -150,7 +173,9 @@ def standard_probes(
     if queries and isinstance(attack.norm, L2 | Linf):
         probes["square"] = Probe(Square(queries=queries, **shared))
     probes["random"] = Probe(replace(attack, steps=0, random_start=FullStart(), best_iterate=False))
-    probes["huge-radius"] = Probe(attack, noise_level=float(huge_radius))
+    probes["huge-radius"] = (
+        Probe(attack, noise_factor=_HUGE) if huge_radius is None else Probe(attack, noise_level=float(huge_radius))
+    )
     probes["clean"] = Probe(attack, noise_level=0.0)
     return probes
 

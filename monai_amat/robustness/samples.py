@@ -1,4 +1,4 @@
-"""Samples of a loader: which they are, how to load some of them, what a batch says of them."""
+"""Samples of a loader: their IDs, a loader over some of them, and columns of a batch."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def indexed_behind(dataset: Dataset[Any]) -> tuple[IndexedDataset, list[int]]:
         return data, [positions[index] for index in dataset.indices]
     if not isinstance(dataset, IndexedDataset):
         raise TypeError(
-            f"the loader's data set must be an IndexedDataset, whose items say which sample they are, but is a "
+            f"the loader's data set must be an IndexedDataset, whose items carry their sample ID, got "
             f"{type(dataset).__name__}; wrap it: monai_amat.data.IndexedDataset(dataset)"
         )
     return dataset, list(range(len(dataset)))
@@ -51,15 +51,16 @@ def loader_like(loader: DataLoader[Any], dataset: Dataset[Any]) -> DataLoader[An
 
 
 def batch_column(batch: Any, key: str, size: int) -> list[Any]:
-    """One number or text a sample of what the batch has under `key`.
+    """One number or text per sample of the batch under `key`.
 
     Raises:
         KeyError: when the batch has no such key.
-        ValueError: when there is not one value a sample.
+        ValueError: when there is not one value per sample.
     """
     if key not in batch:
         raise KeyError(
-            f"the batch has no {key!r}; its keys are {sorted(map(str, batch))}: correct group_key or extra_keys"
+            f"the batch has no {key!r}, its keys are {sorted(map(str, batch))}; correct group_key, which may be "
+            "'sample_id' where each sample stands for itself, or extra_keys, which may be ()"
         )
     values = batch[key]
     items = values.detach().cpu().reshape(len(values), -1) if isinstance(values, torch.Tensor) else values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ class AttackStrength:
         inferer: how the network is applied; a plain forward by default.
         progress: as in the curve.
         settings: as in the curve.
+        postprocessing: as in the curve.
         active_samples: images for the active test of the reference (`ActiveTest`), some hundred forwards each; 0 leaves
             it out.
 
@@ -102,11 +103,15 @@ class AttackStrength:
         progress: bool = True,
         settings: Mapping[str, Any] | None = None,
         active_samples: int = 2,
+        postprocessing: Callable[[Any], Any] | None = None,
     ) -> None:
         if active_samples < 0:
             raise ValueError(f"active_samples must not be negative, got {active_samples}")
         self.active_samples = active_samples
-        self.probes = {name: probe if isinstance(probe, Probe) else Probe(probe) for name, probe in probes.items()}
+        highest = max(noise_levels, default=0.0)
+        self.probes = {
+            name: probe.at(highest) if isinstance(probe, Probe) else Probe(probe) for name, probe in probes.items()
+        }
         _check_probes(self.probes, reference)
         self.metric = metric
         self.reference = reference
@@ -130,6 +135,7 @@ class AttackStrength:
                 settings=settings,
                 source=probe.source,
                 attack_loss=probe.attack_loss,
+                postprocessing=postprocessing,
             )
             for name, probe in self.probes.items()
         }

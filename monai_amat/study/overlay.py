@@ -280,7 +280,7 @@ def _curve(
                 "output_dir": _output(parser, "robustness"),
                 "group_key": "sample_id",
                 "extra_keys": [],
-                **{key: engine[key] for key in ("inferer", "prepare_batch") if key in engine},
+                **{key: engine[key] for key in ("inferer", "prepare_batch", "postprocessing") if key in engine},
             }
         },
         f"{loader}#dataset": {

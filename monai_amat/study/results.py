@@ -15,7 +15,16 @@ from monai.bundle import ConfigParser
 
 from monai_amat.engines import load_weights
 from monai_amat.files import write_text_whole
-from monai_amat.robustness import Report, TrainedMargins, differences, plot_margins, table_text, write_comparison
+from monai_amat.robustness import (
+    Report,
+    TrainedMargins,
+    differences,
+    merge_rows,
+    plot_margins,
+    table_text,
+    write_comparison,
+)
+from monai_amat.robustness.resampling import few_groups
 from monai_amat.robustness.store import write_rows
 from monai_amat.study.costs import write_costs
 from monai_amat.study.plan import STD, StudyPlan
@@ -56,7 +65,8 @@ def write_results(plan: StudyPlan, seconds: Mapping[str, float]) -> pd.DataFrame
     if len(plan.arms) > 1:
         apart = differences(curves, metric=metric, reference=plan.reference.label)
         write_rows(folder / "differences.csv", apart)
-        write_text_whole(folder / "differences.md", table_text(apart) + "\n")
+        note = few_groups(merge_rows(curves)["case"].nunique())
+        write_text_whole(folder / "differences.md", table_text(apart) + (f"\n\n- {note}" if note else "") + "\n")
     _describe_study(plan, folder / "summary.json", seconds)
     runs = {arm.label: {seed: plan.folder(arm, seed) for seed in plan.seeds} for arm in plan.arms}
     std = {seed: plan.folder(STD, seed) for seed in plan.seeds} if STD in plan.trained else None

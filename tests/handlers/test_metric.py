@@ -180,6 +180,13 @@ def test_samples_of_different_sizes_in_one_batch() -> None:
     assert handler.rows()[["tp_1", "fn_1"]].sum(axis=1).tolist() == [16, 30]
 
 
+def test_processes_that_do_not_know_of_each_other_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torchrun starts them when the configuration does not set up torch.distributed."""
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="evaluation was started as 2 processes without a process group"):
+        DICE.evaluate(MetricHandler(DICE.metric))
+
+
 RANK = """
 import os
 import sys

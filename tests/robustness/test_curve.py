@@ -13,12 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from monai.transforms import AsDiscreted, Compose, Lambdad
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import ProjectedGradientDescent, Restarts
 from monai_amat.data.indexed import IndexedDataset
-from monai_amat.robustness import Report, RobustnessCurve
+from monai_amat.losses import PerSampleLoss
+from monai_amat.robustness import Report, RobustnessCurve, merge_rows
 from monai_amat.robustness.store import RowStore
 from monai_amat.tasks.segmentation import DiceCELoss, DiceIndexMetric
 
@@ -333,9 +335,12 @@ def _flat(batch: list[list[dict[str, Any]]]) -> Any:
 
 
 @pytest.mark.parametrize(("keys", "message"), [({"group_key": "volume"}, "'volume'"), ({"extra_keys": ["z"]}, "'z'")])
-def test_missing_keys_are_named(make_curve: MakeCurve, keys: dict[str, Any], message: str) -> None:
-    with pytest.raises(KeyError, match=f"{message}.*its keys are"):
+def test_missing_keys_are_named_before_anything_is_attacked(
+    make_curve: MakeCurve, network: Any, keys: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(KeyError, match=f"{message}, its keys are.*group_key, which may be 'sample_id'"):
         make_curve(**keys).run()
+    assert network.seen == 0  # before anything is attacked
 
 
 def test_a_distributed_run_is_refused(make_curve: MakeCurve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,3 +357,54 @@ def test_progress_is_one_line_per_noise_level(make_curve: MakeCurve, capsys: pyt
         f"{curve.output_dir.name}, noise level {level:g}" for level in curve.noise_levels
     ]
     assert all(": 3 batches in " in line for line in lines)
+
+
+def test_identifiers_stay_text_and_stay_different(make_curve: MakeCurve, tmp_path: Path) -> None:
+    names = ["001", "1", "1e3", "1000", "NA", "", "nan", "-0", "1.0", "1"]
+    items = [{**make_curve().data.dataset[i], "patient": name} for i, name in enumerate(names)]
+    for batch_size in (1, 4, 10):
+        folder = tmp_path / str(batch_size)
+        curve = make_curve(
+            batch_size=batch_size,
+            dataset=IndexedDataset(items, seed=3),
+            output_dir=folder,
+            noise_levels=[0],
+            extra_keys=("patient",),
+        )
+        assert curve.run()["patient"].tolist() == names
+        assert curve.run()["patient"].tolist() == names
+        merged = merge_rows({"STD": folder})["patient"]
+        assert merged[merged.notna()].tolist() == [name for name in names if name]
+    again = make_curve(
+        dataset=IndexedDataset(items, seed=3), output_dir=tmp_path / "p", group_key="patient", noise_levels=[0]
+    ).run()
+    assert again["patient"].nunique() == 9
+
+
+class Blanked(PerSampleLoss):
+    """Looks at the labels as they are stored, 0 and 255."""
+
+    def terms(self, pred: Any, target: Any) -> dict[str, torch.Tensor]:
+        return {"ce": (pred[:, 1] - pred[:, 0] - target[:, 0] / 255).pow(2).flatten(1).mean(1)}
+
+
+def test_the_metric_sees_what_the_evaluators_postprocessing_makes(make_curve: MakeCurve, tmp_path: Path) -> None:
+    """Labels stored as 0 and 255, which the validation transforms of some workflows leave to postprocessing."""
+    source = make_curve().data.dataset
+    items = [{**item, "label": (item["label"] > 0) * 255.0} for item in source]
+    torch.manual_seed(0)
+    network = nn.Conv2d(1, 2, 3, padding=1)
+    options = {"network": network, "loss": Blanked(), "metric": DiceIndexMetric(num_classes=2), "noise_levels": [0, 1]}
+    stored = IndexedDataset(items, seed=3)
+    with pytest.raises(ValueError, match=r"from 0 to 1, found values from 0 to 255.*evaluator's postprocessing"):
+        make_curve(dataset=stored, output_dir=tmp_path / "raw", **options).run()
+    post = Compose([AsDiscreted("pred", argmax=True), Lambdad("label", lambda label: label / 255)])
+    rows = make_curve(dataset=stored, output_dir=tmp_path / "post", postprocessing=post, **options).run()
+    clean = first_rows(rows)
+    with torch.no_grad():
+        masks = network(torch.stack([item["image"] for item in items])).argmax(1).bool()
+    truth = torch.stack([item["label"][0] > 0 for item in items])
+    assert clean["tp_1"].tolist() == (masks & truth).flatten(1).sum(1).tolist()
+    assert clean["fn_1"].tolist() == (~masks & truth).flatten(1).sum(1).tolist()
+    with pytest.raises(RuntimeError, match="postprocessing"):
+        make_curve(dataset=stored, output_dir=tmp_path / "post", **options).run()

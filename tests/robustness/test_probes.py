@@ -133,7 +133,7 @@ SOURCE = nn.Linear(1, 1)
         (Probe(len, DiceCELoss()), "builtin_function_or_method; raising DiceCELoss"),  # type: ignore[arg-type]
         (
             Probe(ATTACK, DiceCELoss(weights={"ce": 0.0, "dice": 2}), noise_level=200.0),
-            f"{Probe(ATTACK)}; raising DiceCELoss with ce × 0, dice × 2; at noise 200 whatever the table's",
+            f"{Probe(ATTACK)}; raising DiceCELoss with ce × 0, dice × 2; always at noise 200",
         ),
         (
             Probe(ATTACK, HeatmapOffsetLoss(heatmap=HeatmapBCE())),
@@ -152,3 +152,11 @@ def test_what_a_probe_is_in_words(probe: Probe, expected: str) -> None:
 
 def test_a_boundary_attack_is_no_plain_descent_in_words() -> None:
     assert str(Probe(BoundaryPGD())) == "BoundaryPGD"
+
+
+def test_without_a_huge_radius_it_follows_from_the_noise_levels() -> None:
+    probe = standard_probes(ATTACK)["huge-radius"]
+    assert str(probe).endswith("at 30 times the largest noise level")
+    assert probe.at(6.0) == Probe(ATTACK, noise_level=180.0)
+    with pytest.raises(ValueError, match="one noise level, got noise_level=1 and noise_factor=2; give one"):
+        Probe(ATTACK, noise_level=1.0, noise_factor=2.0)

@@ -52,7 +52,8 @@ def test_a_study_trains_calibrates_attacks_and_compares(study: Any, in_process: 
     }
     summary = json.loads((output / "summary.json").read_text())
     assert list(summary["arms"]) == ["STD", "SAT 1", "AMAT"]
-    texts = (output / "table.md").read_text().split("\n\n")
+    *texts, notes = (output / "table.md").read_text().split("\n\n")
+    assert "root mean square of the noise per value: ε 2: " in notes and "groups: so few" in notes
     for figure, text in zip(("adi", "tvdi"), texts, strict=True):
         for arm, line in zip(summary["arms"], text.splitlines()[2:], strict=True):
             cells = [cell.strip() for cell in line.strip("|").split("|")]
