@@ -94,7 +94,7 @@ def test_what_sound_networks_show_too_does_not_convict(harmless: dict[str, Any])
 def test_where_no_attack_changes_anything_nothing_can_be_told() -> None:
     rows = [row("pgd-100", 0.795, 1.01), row("square", 0.796, 1.01), CLEAN]
     assert said(*rows, worst=row("worst", 0.79, 1.02) | {"difference": -0.005}) == (
-        f"{UNKNOWN} (no probe changes the figure by more than it takes to tell)"
+        f"{UNKNOWN} (the figure is used up, or no probe changes it noticeably)"
     )
     undefined = {"value": NAN} | {f"difference{end}": NAN for end in ("", "_low", "_high")}
     assert said(OWN | undefined, worst=row("worst", 0.5, 2.0) | undefined).startswith(UNKNOWN)
