@@ -3,6 +3,7 @@
 from monai_amat.tasks.landmarks.attack_loss import CappedDistance, HeatmapLikelihood, TargetedLikelihood
 from monai_amat.tasks.landmarks.data.cephalograms import load_cephalograms
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES
+from monai_amat.tasks.landmarks.data.listed import load_landmark_list
 from monai_amat.tasks.landmarks.data.radiographs import list_radiographs
 from monai_amat.tasks.landmarks.drawing import draw_landmarks
 from monai_amat.tasks.landmarks.loss import HeatmapBCE, HeatmapDice, HeatmapOffsetLoss, HeatmapTerm
@@ -45,6 +46,7 @@ __all__ = [
     "landmark_confidence",
     "list_radiographs",
     "load_cephalograms",
+    "load_landmark_list",
     "make_landmark_examples",
     "plot_landmark_examples",
     "write_cephalogram_phantom",

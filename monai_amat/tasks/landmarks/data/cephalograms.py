@@ -15,6 +15,7 @@ from monai_amat.data import dicom
 from monai_amat.data.pictures import ENDINGS, read_headers
 from monai_amat.tasks.landmarks.data.copies import find_copies
 from monai_amat.tasks.landmarks.data.files import LANDMARK_NAMES, NativeFrame, read_frame, read_landmarks
+from monai_amat.tasks.landmarks.data.listed import load_landmark_list
 from monai_amat.wording import some
 
 __all__ = ["SPLITS", "Reader", "load_cephalograms"]
@@ -39,7 +40,7 @@ def load_cephalograms(
     dataset_dir: str | Path,
     section: str = "train",
     *,
-    split: Literal["paper", "official"] = "paper",
+    split: str = "paper",
     reader: Reader = "mean",
     limit: int | None = None,
     drop_duplicates: bool = False,
@@ -70,7 +71,9 @@ def load_cephalograms(
         dataset_dir: folder with `RawImage` and `AnnotationsByMD`.
         section: with `split="paper"` `"train"` (IDs 1-150), `"validation"` (151-200) or `"test"` (201-300); with
             `split="official"` `"train"` (1-150), `"test1"` (151-300) or `"test2"` (301-400).
-        split: `"paper"` or `"official"`, the split of the challenge.
+        split: `"paper"`, `"official"` (the split of the challenge), or the path of a JSON list of any radiographs with
+            a split of its own, see `load_landmark_list`; a relative path may begin at `dataset_dir`. `reader` and
+            `drop_duplicates` do not apply to a list.
         reader: `"mean"` of the two doctors (ground truth of the paper), or the landmarks of one of them.
         limit: keep only the first `limit` images of the section.
         drop_duplicates: leave out images that a later section repeats.
@@ -99,6 +102,9 @@ def load_cephalograms(
         (['case', 'image', 'landmarks', 'native_size', 'spacing'], '001', (19, 2))
     """
     root = Path(dataset_dir)
+    if str(split).lower().endswith(".json"):
+        listed = next((path for path in (Path(split), root / split) if path.is_file()), root / split)
+        return load_landmark_list(listed, section, root=root, limit=limit)
     sections = _sections(split, section)
     if reader not in _READERS:
         raise ValueError(f"reader must be one of {', '.join(map(repr, _READERS))}, got {reader!r}")
@@ -148,7 +154,7 @@ def load_cephalograms(
 
 def _sections(split: str, section: str) -> dict[str, range]:
     if split not in SPLITS:
-        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, got {split!r}")
+        raise ValueError(f"split must be one of {', '.join(map(repr, SPLITS))}, or a JSON list, got {split!r}")
     if section not in SPLITS[split]:
         hint = "; only split='paper' has validation images" if section == "validation" else ""
         names = ", ".join(map(repr, SPLITS[split]))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["LANDMARK_NAMES", "NativeFrame", "read_frame", "read_landmarks"]
+__all__ = ["LANDMARK_NAMES", "NativeFrame", "read_frame", "read_landmarks", "read_points"]
 
 LANDMARK_NAMES = (
     "sella",
@@ -106,22 +106,55 @@ def read_landmarks(path: str | Path) -> torch.Tensor:
         tensor([996., 835.], dtype=torch.float64)
     """
     path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file; each image needs the landmarks of each reader")
-    try:
-        lines = path.read_text(encoding="utf-8-sig").rstrip().splitlines()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text file: {error}") from error
+    lines = _lines(path)
     count = len(LANDMARK_NAMES)
     if len(lines) not in (count, count + _CLASS_LINES):
         raise ValueError(
             f"{path}: expected {count} lines 'x,y', with or without {_CLASS_LINES} class lines after them, "
             f"got {len(lines)} lines"
         )
-    return torch.tensor([_point(path, i, line) for i, line in enumerate(lines[:count], 1)], dtype=torch.float64)
+    named = zip(lines, LANDMARK_NAMES, strict=False)
+    rows = [_point(path, i, line, f" ({name})") for i, (line, name) in enumerate(named, 1)]
+    return torch.tensor(rows, dtype=torch.float64)
 
 
-def _point(path: Path, number: int, line: str) -> tuple[float, float]:
+def read_points(path: str | Path) -> torch.Tensor:
+    r"""Read any number of landmarks, one line `x,y` in native pixels per landmark, or `nan,nan` for a missing one.
+
+    Args:
+        path: text file.
+
+    Returns:
+        `(L, 2)` float64, (y, x).
+
+    Raises:
+        FileNotFoundError: if the file does not exist.
+        ValueError: naming file and line, if a line is not `x,y`, or there is none.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = Path(folder, "a.txt").write_text("835,996\nnan,nan\n")
+        ...     tuple(read_points(f"{folder}/a.txt").shape)
+        (2, 2)
+    """
+    path = Path(path)
+    lines = _lines(path)
+    if not lines:
+        raise ValueError(f"{path}: expected one line 'x,y' per landmark, got none")
+    return torch.tensor([_point(path, i, line) for i, line in enumerate(lines, 1)], dtype=torch.float64)
+
+
+def _lines(path: Path) -> list[str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; each image needs the landmarks of each reader")
+    try:
+        return path.read_text(encoding="utf-8-sig").rstrip().splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text file: {error}") from error
+
+
+def _point(path: Path, number: int, line: str, name: str = "") -> tuple[float, float]:
     """One line as `(y, x)`."""
     try:
         x, y = (float(part) for part in line.split(","))
@@ -129,7 +162,6 @@ def _point(path: Path, number: int, line: str) -> tuple[float, float]:
         x, y = math.inf, math.inf
     if math.isinf(x) or math.isinf(y) or math.isnan(x) != math.isnan(y):
         raise ValueError(
-            f"{path}, line {number} ({LANDMARK_NAMES[number - 1]}): expected 'x,y' in pixels, or 'nan,nan' for a "
-            f"missing landmark, got {line!r}"
+            f"{path}, line {number}{name}: expected 'x,y' in pixels, or 'nan,nan' for a missing landmark, got {line!r}"
         )
     return y, x

@@ -90,7 +90,7 @@ def test_splits(root: Path) -> None:
     }
     assert {(split, section) for split, parts in SPLITS.items() for section in parts} == set(expected)
     for (split, section), ids in expected.items():
-        assert cases(load_cephalograms(root, section, split=split)) == ids  # type: ignore[arg-type]
+        assert cases(load_cephalograms(root, section, split=split)) == ids
 
 
 def test_limit_and_settings_out_of_range(phantom: Path) -> None:
@@ -103,7 +103,7 @@ def test_limit_and_settings_out_of_range(phantom: Path) -> None:
             {"section": "validation", "split": "official"},
             "'test2' with split='official', got 'validation'; only split",
         ),
-        ({"split": "mine"}, "split must be one of 'paper', 'official', got 'mine'"),
+        ({"split": "mine"}, "split must be one of 'paper', 'official', or a JSON list, got 'mine'"),
         ({"reader": "both"}, "reader must be one of 'mean', 'senior', 'junior', got 'both'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -289,7 +289,7 @@ def test_sizes_may_be_mixed_where_info_says_what_they_were(root: Path) -> None:
 def test_real_sections(data_root: Path, caplog: pytest.LogCaptureFixture) -> None:
     root = data_root / "ISBI2015"
     sizes = {
-        (split, section): len(load_cephalograms(root, section, split=split))  # type: ignore[arg-type]
+        (split, section): len(load_cephalograms(root, section, split=split))
         for split, parts in SPLITS.items()
         for section in parts
     }
