@@ -16,6 +16,8 @@ from monai.apps.detection.transforms.box_ops import apply_affine_to_boxes
 from monai.data.box_utils import box_area, clip_boxes_to_image
 from torch import Tensor
 
+from monai_amat.wording import some
+
 __all__ = ["Visible", "boxes_of", "case_of", "image_of", "move_boxes", "visible_boxes"]
 
 
@@ -85,9 +87,12 @@ def boxes_of(item: Mapping[Any, Any], key: str) -> Tensor:
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"'{key}' of {case_of(item)} must be boxes (N, 4), got shape {tuple(boxes.shape)}")
     # NaN fails the comparison as well.
-    if not bool(((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1)).all()):
+    wrong = boxes[~((boxes[:, 2:] > boxes[:, :2]).all(dim=1) & boxes.isfinite().all(dim=1))]
+    if len(wrong):
         raise ValueError(
-            f"'{key}' of {case_of(item)} must be x1 y1 x2 y2 with x1 < x2 and y1 < y2, got {boxes.tolist()}"
+            f"'{key}' of {case_of(item)} must be x1 y1 x2 y2 with x1 < x2 and y1 < y2, got {len(wrong)} of "
+            f"{len(boxes)} "
+            f"that are not: {some(wrong.tolist())}"
         )
     return boxes
 

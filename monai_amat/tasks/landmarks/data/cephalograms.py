@@ -233,7 +233,7 @@ def _left_out(copies: Sequence[Sequence[int]], sections: dict[str, range], secti
         gone = sorted(set(here) - {keep})
         left_out.update(gone)
         if gone or not drop:
-            repeated.append(" and ".join(f"{number:03d} ({name})" for name, number in found))
+            repeated.append(some((f"{number:03d} ({name})" for name, number in found), joint=" and "))
     if repeated and drop:
         logger.info("one image under several IDs: %s; left out: %s", some(repeated), _list(left_out))
     elif repeated:

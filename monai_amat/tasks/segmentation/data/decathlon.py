@@ -89,7 +89,7 @@ class Decathlon:
             raise ValueError(f"{self._file}: missing key 'modality' (or 'channel_names'), the names of the channels")
         if not isinstance(channels, dict) or set(channels) != {str(i) for i in range(len(channels))} or not channels:
             raise ValueError(
-                f"{self._file}: the channels must be an object with the keys '0', '1', ..., got {channels!r}"
+                f"{self._file}: the channels must be an object with the keys '0', '1', ..., got {repr(channels)[:200]}"
             )
         return tuple(str(channels[str(i)]) for i in range(len(channels)))
 
@@ -108,7 +108,8 @@ class Decathlon:
             by_value = {}
         if len(by_value) < 2 or len(by_value) != len(labels) or set(by_value) != set(range(len(by_value))):
             raise ValueError(
-                f"{self._file}: 'labels' must name the values 0 (background), 1, ... without a gap, got {labels!r}"
+                f"{self._file}: 'labels' must name the values 0 (background), 1, ... without a gap, got "
+                f"{repr(labels)[:200]}"
             )
         for value, name in by_value.items():
             if str(name).strip().lower() == "ignore":

@@ -53,7 +53,7 @@ def training_cases(file: Path, content: Mapping[str, Any], channels: int) -> tup
     if "training" in content:
         entries = content["training"]
         if not isinstance(entries, list) or not entries:
-            raise ValueError(f"{file}: 'training' must be a list with at least one case, got {entries!r}")
+            raise ValueError(f"{file}: 'training' must be a list with at least one case, got {repr(entries)[:200]}")
         found = [_listed(file, entry, channels) for entry in entries]
     elif isinstance(content.get("dataset"), Mapping) and content["dataset"]:
         found = [
@@ -77,11 +77,13 @@ def _listed(file: Path, entry: object, channels: int, name: str | None = None) -
         files = [value] if isinstance(value, str) else value if key == "image" else None
         if not isinstance(files, list) or not files or not all(isinstance(path, str) for path in files):
             raise ValueError(
-                f"{file}: each entry of 'training' needs an 'image' and a 'label', got {entry!r} without {key}"
+                f"{file}: each entry of 'training' needs an 'image' and a 'label', got {repr(entry)[:200]} without "
+                f"{key}"
             )
         if len(files) not in (1, channels):
             raise ValueError(
-                f"{file}: expected one file, or one per channel ({channels}), as 'image', got {len(files)} in {entry!r}"
+                f"{file}: expected one file, or one per channel ({channels}), as 'image', got {len(files)} in "
+                f"{repr(entry)[:200]}"
             )
         paths[key] = [_resolved(file.parent, path) for path in files]
         hidden = next((path for path in files if PurePosixPath(path.replace("\\", "/")).name.startswith("._")), None)

@@ -289,3 +289,16 @@ def test_boxes_of_turned_images(root: Path, orientation: int, turned: bool) -> N
             pytest.raises(ValueError, match=r"cells_002\.xml: expected .* EXIF orientation 8, got 64x48"),
         ):
             load_voc(root, "all")
+
+
+def test_many_identical_images_are_one_short_message(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    content = (root / "JPEGImages" / "cells_003.jpg").read_bytes()
+    text = (root / "Annotations" / "cells_003.xml").read_text()
+    for i in range(300):
+        (root / "JPEGImages" / f"copy_{i}.jpg").write_bytes(content)
+        (root / "Annotations" / f"copy_{i}.xml").write_text(text)
+    with caplog.at_level(logging.WARNING):
+        load_voc(root, "test")
+    assert len(caplog.records) == 1
+    assert "and 298 more" in caplog.text
+    assert len(caplog.text) < 400

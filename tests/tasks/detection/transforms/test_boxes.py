@@ -49,9 +49,10 @@ def test_a_drawn_rectangle_and_its_box_stay_together(
     size: tuple[int, int], place: tuple[float, float, float, float], seed: int
 ) -> None:
     height, width = size
-    # At least 30 pixels wide and high, so that something of it is left after halving twice.
-    x1, y1 = int(place[0] * (width - 30)), int(place[1] * (height - 30))
-    x2, y2 = x1 + 30 + int(place[2] * (width - x1 - 30)), y1 + 30 + int(place[3] * (height - y1 - 30))
+    # At least 30 pixels wide and high, so that something of it is left after halving twice, and 4 pixels from the far
+    # edges, where the frame shows whole pixels alone.
+    x1, y1 = int(place[0] * (width - 34)), int(place[1] * (height - 34))
+    x2, y2 = x1 + 30 + int(place[2] * (width - x1 - 34)), y1 + 30 + int(place[3] * (height - y1 - 34))
     transform = Compose(
         [
             Letterboxd(size=(96, 128), fill=0.0),

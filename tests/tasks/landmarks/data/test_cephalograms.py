@@ -321,3 +321,20 @@ def test_real_landmarks_are_where_anatomy_has_them(data_root: Path) -> None:
         assert (of[behind][:, 1] < of[before][:, 1]).float().mean() > 0.95, (behind, before)
     # Most people's upper incisors are in front of the lower ones.
     assert (of["lower incisal incision"][:, 1] < of["upper incisal incision"][:, 1]).float().mean() > 0.6
+
+
+def test_many_identical_images_are_one_short_message(
+    phantom: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = tmp_path / "ceph"
+    shutil.copytree(phantom, root)
+    image = (root / "RawImage" / "TrainingData" / "001.png").read_bytes()
+    for number in range(1, 151):
+        (root / "RawImage" / "TrainingData" / f"{number:03d}.png").write_bytes(image)
+        for reader in ("senior", "junior"):
+            folder = root / "AnnotationsByMD" / f"400_{reader}"
+            (folder / f"{number:03d}.txt").write_bytes((folder / "001.txt").read_bytes())
+    with caplog.at_level(logging.WARNING):
+        load_cephalograms(root, "train")
+    assert "and 147 more" in caplog.text
+    assert len(caplog.text) < 500
