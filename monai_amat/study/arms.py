@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,6 +56,11 @@ class Bundle:
         parser = ConfigParser(ConfigParser.load_config_files([str(self.config(name)) for name in names]))
         part = re.split("#|::", key)[:-1]
         return key in parser or (bool(part) and "#".join(part) in parser)
+
+    def nearest(self, key: str, names: Iterable[str]) -> str:
+        """The top-level id of these config files that is spelt most like `key`."""
+        known = {name for file in names for name in json.loads(self.config(file).read_text(encoding="utf-8"))}
+        return difflib.get_close_matches(key, sorted(known), 1, 0.0)[0]
 
     def concerns(self, key: str, names: Sequence[str], overlays: Sequence[str]) -> bool:
         """Whether a value at `key` is meant for a run of the config files `names` with `overlays` over them.

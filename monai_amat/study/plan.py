@@ -74,7 +74,11 @@ class StudyPlan:
             if key in _OWN:
                 raise ValueError(f"{key} is not a value to set: a study gives every run its own")
             if not any(self.bundle.takes(key, step.configs) for step in steps):
-                raise ValueError(f"there is nothing to set at {key}: no configuration file of this study has it")
+                nearest = self.bundle.nearest(key, {name for step in steps for name in step.configs})
+                raise ValueError(
+                    f"there is nothing to set at {key}: no configuration file of this study has it; the nearest id is "
+                    f"{nearest}"
+                )
         for what in ("label", "folder"):
             names = [getattr(arm, what).casefold() for arm in self.arms]
             if twice := sorted({name for name in names if names.count(name) > 1}):

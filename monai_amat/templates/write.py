@@ -81,7 +81,7 @@ def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
         the folder.
 
     Raises:
-        FileExistsError: when one of the files is there and says something else; nothing is written then.
+        FileExistsError: when one of the files exists with other content; nothing is written then.
 
     Example:
         >>> import tempfile
@@ -95,7 +95,9 @@ def write_bundle(settings: SegmentationSettings, folder: str | Path) -> Path:
     for name, text in files.items():
         file = root / name
         if file.exists() and file.read_bytes() != text.encode("utf-8"):
-            raise FileExistsError(f"{file} is there and says something else; choose another bundle folder or remove it")
+            raise FileExistsError(
+                f"{file} differs from what this version writes; choose another folder, or remove the bundle's folder"
+            )
     for name, text in files.items():
         if not (root / name).exists():
             write_text_whole(root / name, text)

@@ -194,4 +194,4 @@ def test_what_no_bundle_can_be_written_for_is_said(
     assert f"{data / 'dataset.json'} lists 5 cases; at least 6 are needed" in message
     assert not (tmp_path / "b").exists()
     main(["init", "--settings", "heart", *target])
-    assert "is there and says something else" in refusal(["--settings", "prostate", *target], capsys)
+    assert "differs from what this version writes" in refusal(["--settings", "prostate", *target], capsys)

@@ -250,7 +250,7 @@ def test_steps_at_once_come_to_the_same_numbers(
         (("std",), {"evaluation": "../there"}, "is to be a folder's name"),
         (("std", "wild"), {}, r"has no configs/wild\.json"),
         (("std",), {"overlays": ["tiny"]}, r"has no configs/tiny\.json"),
-        (("std",), {"values": {"max_epoch": 3}}, "nothing to set at max_epoch"),
+        (("std",), {"values": {"max_epoch": 3}}, "nothing to set at max_epoch: .*; the nearest id is max_epochs"),
         (("std",), {"values": {"rule#step": 3}}, "nothing to set at rule#step"),
         (("std",), {"values": {"seed": 3}}, "seed is not a value to set"),
         (("amat",), {"values": {"thresholds_file": "mine.json"}}, "thresholds_file is not a value to set"),
