@@ -277,10 +277,10 @@ def test_missing_folders_are_named(study: Any, tmp_path: Path) -> None:
 def test_other_settings_over_a_finished_study_are_refused(study: Any, in_process: InProcess) -> None:
     study("std").run()
     done = len(in_process.commands)
-    with pytest.raises(RuntimeError, match=r"other settings \(learning_rate: None, now '0\.5'\); choose another"):
+    with pytest.raises(RuntimeError, match=r"made with learning_rate None, but this run has 0\.5: choose another"):
         study("std", values={"learning_rate": 0.5}).run()
     # What training knows nothing of concerns the attack alone.
-    with pytest.raises(RuntimeError, match=r"other settings \(noise_levels: '\[0\.0, 2\.0\]', now '\[0\.0\]'\)"):
+    with pytest.raises(RuntimeError, match=r"made with noise_levels \[0\.0, 2\.0\], but this run has \[0\.0\]"):
         study("std", values={"noise_levels": [0.0]}).run()
     assert len(in_process.commands) == done
 
