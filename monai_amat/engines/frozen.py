@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-__all__ = ["couples_samples", "evaluating", "frozen", "unwrap"]
+__all__ = ["couples_samples", "draws_randomly", "evaluating", "frozen", "unwrap"]
 
 
 def unwrap(network: nn.Module) -> nn.Module:
@@ -44,7 +44,7 @@ def _normalises_otherwise_in_training(module: nn.Module) -> bool:
     return isinstance(module, _BatchNorm) or (isinstance(module, _NormBase) and bool(module.track_running_stats))
 
 
-def _is_random(module: nn.Module) -> bool:
+def draws_randomly(module: nn.Module) -> bool:
     """Whether a layer draws random numbers in training mode."""
     if isinstance(module, nn.RNNBase | nn.MultiheadAttention):
         return float(module.dropout) > 0
@@ -58,7 +58,7 @@ def couples_samples(network: nn.Module) -> bool:
         >>> couples_samples(nn.InstanceNorm2d(3)), couples_samples(nn.BatchNorm2d(3))
         (False, True)
     """
-    return any(_normalises_otherwise_in_training(module) or _is_random(module) for module in network.modules())
+    return any(_normalises_otherwise_in_training(module) or draws_randomly(module) for module in network.modules())
 
 
 @contextmanager
@@ -86,7 +86,7 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
         (True, True)
     """
     inner = unwrap(network)
-    layers = [m for m in inner.modules() if m.training and (_normalises_otherwise_in_training(m) or _is_random(m))]
+    layers = [m for m in inner.modules() if m.training and (_normalises_otherwise_in_training(m) or draws_randomly(m))]
     parameters = [parameter for parameter in inner.parameters() if parameter.requires_grad]
     try:
         for layer in layers:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from monai_amat.attacks import Attack, AttackResult, check_attack
 from monai_amat.checks import check_not_negative
+from monai_amat.engines.compiled import check_compiled_gradient, is_compiled
 from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
 from monai_amat.engines.objective import BatchObjective
 from monai_amat.engines.trees import batch_size, double, like, plain
@@ -260,6 +261,31 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         if prepared.short:
             return doubled
         return *doubled, double(objective.args, objective.args), double(objective.kwargs, objective.kwargs)
+
+    def check_compiled(self, batchdata: Any, network: nn.Module, inferer: Inferer, device: Any) -> None:
+        """Check on a batch, as the trainer's forward sees it, that a compiled network has the right gradient.
+
+        Args:
+            batchdata: a batch as the data loader gives it.
+            network: the trainer's network.
+            inferer: the trainer's inferer.
+            device: the trainer's device.
+
+        Raises:
+            RuntimeError: when the compiled network has another gradient than the network itself.
+        """
+        while isinstance(network, nn.parallel.DistributedDataParallel | nn.DataParallel):
+            network = network.module
+        if not is_compiled(network):
+            return
+        prepared = self._prepare(batchdata, device, non_blocking=False)
+        inputs, target, args, kwargs = (
+            double(part, part)
+            for part in map(plain, (prepared.inputs, prepared.target, prepared.args, prepared.kwargs))
+        )
+        network.train()
+        check_compiled_gradient(network, lambda: self.loss(inferer(inputs, network, *args, **kwargs), target).mean())
+        self.loss.take_terms()
 
     def _radius(self, ids: Tensor | None, inputs: Tensor) -> Tensor:
         if isinstance(self.radius, float):

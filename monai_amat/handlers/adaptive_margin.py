@@ -17,6 +17,7 @@ from monai_amat.margins import AdaptiveMargins, Visits
 
 __all__ = ["AdaptiveMarginHandler"]
 
+_LARGE_LAG = 0.1  # of the threshold
 _logger = logging.getLogger(__name__)
 
 
@@ -123,6 +124,18 @@ class AdaptiveMarginHandler:
                     running.warmup,
                     running.steps,
                 )
+                continue
+            for name, xi in running.values.items():
+                if running.lag[name] > _LARGE_LAG * abs(xi):
+                    _logger.warning(
+                        "The running threshold of '%s' is %.3g, %.3g above what the present clean losses give, "
+                        "since losses fell faster than it follows; more noise was accepted than it means and margins "
+                        "may all be at their cap. Use thresholds fitted to a trained network (ThresholdHandler), or a "
+                        "smaller momentum",
+                        name,
+                        xi,
+                        running.lag[name],
+                    )
 
 
 def _gather(visits: Visits, device: torch.device) -> Visits:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -59,12 +60,17 @@ class AdversarialOutputHandler:
                 f"but it is a {type(given).__name__}"
             )
         engine.add_event_handler(Events.STARTED, self._check_loss)
+        engine.add_event_handler(Events.ITERATION_STARTED(once=1), self._check_compiled)
         engine.add_event_handler(IterationEvents.LOSS_COMPLETED, self)
         engine.add_event_handler(Events.ITERATION_COMPLETED, self._share)
 
     def _share(self, engine: Any) -> None:
         # One truth for the next attack and for the checkpoint, whichever process a sample falls to.
         share_running_statistics(engine.network)
+
+    def _check_compiled(self, engine: Any) -> None:
+        with torch.autocast("cuda", **engine.amp_kwargs) if engine.amp else nullcontext():
+            self.prepare_batch.check_compiled(engine.state.batch, engine.network, engine.inferer, engine.state.device)
 
     def _check_loss(self, engine: Any) -> None:
         # Not at attach: the trainer attaches its handlers before it knows its loss.

@@ -178,10 +178,14 @@ class Thresholds:
 
 
 class RunningThresholds:
-    """ξ kept from the clean losses that training computes anyway, so that nobody needs a trained network first.
+    """ξ estimated during training from its clean losses, without a trained network.
 
-    Mean and variance follow the losses exponentially; ξ = mean + k·std. Margins wait until `warmup` steps have been
-    seen: early losses say nothing of what the network can do.
+    Mean and variance are exponential averages over about `1/(1 − momentum)` steps; ξ = mean + k·std. Margins wait until
+    `warmup` steps were seen: early losses say nothing about what the network can do.
+
+    While losses fall, the average is above the present losses, more noise is accepted than ξ means, and margins grow
+    to their cap. `lag` says by how much. Where it is not small beside ξ, prefer thresholds that are fitted to a trained
+    network (`Thresholds.fit`).
 
     Args:
         k: standard deviations above the mean.
@@ -194,6 +198,8 @@ class RunningThresholds:
         ...     running.update({"total": torch.tensor([loss, loss])})
         >>> running.ready, round(running.values["total"], 4)
         (True, 2.6667)
+        >>> round(running.lag["total"], 4)
+        0.4444
     """
 
     def __init__(self, *, k: float = 0.0, momentum: float = 0.99, warmup: int = 500) -> None:
@@ -205,6 +211,7 @@ class RunningThresholds:
         self.steps = 0
         self._weight = 0.0
         self._moments: dict[str, tuple[float, float]] = {}
+        self._twice: dict[str, float] = {}  # the average of the averages
 
     @property
     def ready(self) -> bool:
@@ -220,6 +227,14 @@ class RunningThresholds:
             result[name] = mean + self.k * math.sqrt(max(second / self._weight - mean**2, 0.0))
         return result
 
+    @property
+    def lag(self) -> dict[str, float]:
+        """By how much the mean in ξ is above the present losses, by term; negative where losses rise.
+
+        An average lags behind an even slope by as much as the average of that average lags behind it.
+        """
+        return {name: (twice - self._moments[name][0]) / self._weight for name, twice in self._twice.items()}
+
     def update(self, losses: Mapping[str, Tensor]) -> None:
         """Take in the clean losses of a step, by judged term, of all ranks; losses that are not finite are left out."""
         finite = {name: values.detach().cpu().double() for name, values in losses.items()}
@@ -234,13 +249,21 @@ class RunningThresholds:
                 self.momentum * first + (1 - self.momentum) * float(values.mean()),
                 self.momentum * second + (1 - self.momentum) * float(values.square().mean()),
             )
+            mean = self._moments[name][0] / self._weight
+            self._twice[name] = self.momentum * self._twice.get(name, 0.0) + (1 - self.momentum) * mean
 
     def state_dict(self) -> dict[str, Any]:
         """Plain numbers."""
-        return {"steps": self.steps, "weight": self._weight, "moments": {n: list(m) for n, m in self._moments.items()}}
+        return {
+            "steps": self.steps,
+            "weight": self._weight,
+            "moments": {name: list(moments) for name, moments in self._moments.items()},
+            "twice": dict(self._twice),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where the saved run stopped."""
         self.steps = int(state["steps"])
         self._weight = float(state["weight"])
         self._moments = {str(name): (float(m[0]), float(m[1])) for name, m in state["moments"].items()}
+        self._twice = {str(name): float(value) for name, value in state["twice"].items()}

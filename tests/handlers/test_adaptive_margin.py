@@ -276,6 +276,15 @@ def test_epoch_rules_leave_visits_of_the_warm_up_out() -> None:
     assert run.margins.values.tolist() == [1, 1, 1, 2]
 
 
+@pytest.mark.parametrize(("pixels", "warned"), [([8.0, 6.0, 4.0, 2.0, 1.0], True), ([2.0] * 5, False)])
+def test_thresholds_that_lag_behind_falling_losses_are_told(
+    pixels: list[float], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    running = RunningThresholds(momentum=0.8, warmup=1)
+    Run([a_batch([pixel]) for pixel in pixels], PaperRule(step=DELTA), acceptance=Absolute(running)).run()
+    assert ("above what the present clean losses give" in caplog.text) == warned
+
+
 # ------------------------------------------------------------------ what is not finite
 
 

@@ -290,3 +290,24 @@ def test_a_shift_needs_the_spread_of_every_term() -> None:
     assert thresholds.shifted(0.0) is thresholds
     with pytest.raises(ValueError, match=r"no standard deviation of \['box'\]"):
         thresholds.shifted(1.0)
+
+
+def test_the_lag_of_running_thresholds_is_that_of_an_even_slope() -> None:
+    """Losses that fall by 0.01 per step: an average over 20 steps is 19 steps, 0.19, behind."""
+    running = RunningThresholds(momentum=0.95, warmup=1)
+    for step in range(400):
+        running.update({"total": torch.full((2,), 10.0 - 0.01 * step)})
+    present = 10.0 - 0.01 * 399
+    assert running.values["total"] - present == pytest.approx(0.19, abs=1e-3)
+    assert running.lag["total"] == pytest.approx(0.19, abs=1e-3)
+    again = RunningThresholds(momentum=0.95, warmup=1)
+    again.load_state_dict(running.state_dict())
+    assert again.lag == running.lag
+
+
+def test_level_losses_have_no_lag() -> None:
+    running = RunningThresholds(momentum=0.9, warmup=1)
+    assert running.lag == {}
+    for _ in range(5):
+        running.update({"total": torch.tensor([1.0, 3.0])})
+    assert running.lag["total"] == pytest.approx(0.0, abs=1e-12)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,7 @@ from monai_amat.margins import Absolute, PaperRule, RunningThresholds, Threshold
 __all__ = ["AMATSettings"]
 
 
-def _running() -> RunningThresholds:
-    return RunningThresholds(k=2.0)
+_LONGEST_WARMUP = 500
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +30,9 @@ class AMATSettings:
         step: Δ, what every margin starts at and grows by (line 10).
         max_margin: cap on a margin; None for none.
         thresholds: ξ for each of the loss's terms: a file of `Thresholds`, such an object,
-            a plain mapping, or `RunningThresholds`, which are kept while training. By
-            default running, mean + 2·std.
+            a plain mapping, or `RunningThresholds`, which are estimated during training. By default running,
+            mean + 2·std, after a warm-up of a tenth of the training and at most 500 steps; until then every image has
+            noise of size Δ.
         steps: gradient steps of the attack.
         alpha: length of the attack's path over the radius, α: each step is α/steps of the radius.
         radius: a constant ε for every image instead of margins; 0 trains on clean images.
@@ -49,7 +49,7 @@ class AMATSettings:
 
     step: float = 2.5
     max_margin: float | None = 15.0
-    thresholds: str | Path | Thresholds | RunningThresholds | Mapping[str, float] = field(default_factory=_running)
+    thresholds: str | Path | Thresholds | RunningThresholds | Mapping[str, float] | None = None
     steps: int = 20
     alpha: float = 5.0
     radius: float | None = None
@@ -79,24 +79,33 @@ class AMATSettings:
         """How margins move."""
         return PaperRule(step=self.step, max_margin=self.max_margin)
 
-    def acceptance(self) -> Absolute:
+    def acceptance(self, total_steps: int | None = None) -> Absolute:
         """When noise is acceptable (line 9); running thresholds are a fresh copy.
+
+        Args:
+            total_steps: steps of the whole training, which the default warm-up depends on; None where unknown.
 
         Raises:
             FileNotFoundError: when there is no such file of thresholds.
             ValueError: when it is none.
         """
         given = self.thresholds
+        if given is None:
+            tenth = _LONGEST_WARMUP if total_steps is None else total_steps // 10
+            return Absolute(RunningThresholds(k=2.0, warmup=min(max(tenth, 1), _LONGEST_WARMUP)))
         return Absolute(Thresholds.load(given) if isinstance(given, str | Path) else copy.deepcopy(given))
 
-    def plain(self) -> dict[str, Any]:
-        """What a margin file says of the settings it was made under.
+    def plain(self, total_steps: int | None = None) -> dict[str, Any]:
+        """The settings as a file of margins keeps them.
+
+        Args:
+            total_steps: as `acceptance` takes it.
 
         Raises:
             FileNotFoundError: when there is no such file of thresholds.
             ValueError: when it is none.
         """
-        found = self.acceptance().thresholds
+        found = self.acceptance(total_steps).thresholds
         if isinstance(found, RunningThresholds):
             thresholds = {"k": found.k, "momentum": found.momentum, "warmup": found.warmup}
         else:

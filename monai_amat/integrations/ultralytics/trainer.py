@@ -143,7 +143,7 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
             fingerprint = source_fingerprint(self.image_files)
             radius = self.margins = AdaptiveMargins(
                 SampleMargins(len(self.image_files), settings.step, fingerprint=fingerprint),
-                acceptance=settings.acceptance(),
+                acceptance=settings.acceptance(self._total_steps()),
                 rule=settings.rule(),
             )
         else:
@@ -164,9 +164,12 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
                 f"{settings.radius}: go on with the same settings, or start anew from its weights"
             )
 
+    def _total_steps(self) -> int:
+        return int(self.epochs) * len(self.train_loader)
+
     def _made_under(self) -> dict[str, Any]:
         # Noise is measured over the whole image: on one of another size a margin would mean something else.
-        return {**self.settings.plain(), "imgsz": self.args.imgsz}
+        return {**self.settings.plain(self._total_steps()), "imgsz": self.args.imgsz}
 
     def _start_epoch(self) -> None:
         """An epoch that is done again, after weights that were not finite or too little memory, starts as before."""
@@ -203,7 +206,12 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         if self.margins is None:
             return
         values = self.margins.values
-        share = f"{torch.cat(self._verdicts).float().mean():.0%}" if self._verdicts else "none yet"
+        waiting = [
+            f"margins wait for the thresholds, which have seen {running.steps} of {running.warmup} steps"
+            for running in self.margins.acceptance.running
+            if not running.ready
+        ]
+        share = f"{torch.cat(self._verdicts).float().mean():.0%}" if self._verdicts else "; ".join(waiting) or "none"
         logger.info(
             f"margins: mean {values.mean():.3g}, {values.min():.3g} to {values.max():.3g}; noise accepted: {share}"
         )

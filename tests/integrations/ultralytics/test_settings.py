@@ -22,6 +22,15 @@ def test_the_defaults_are_the_papers_for_blood_cells() -> None:
     assert running.k == 2.0
 
 
+@pytest.mark.parametrize(("total", "warmup"), [(None, 500), (4, 1), (200, 20), (100_000, 500)])
+def test_by_default_margins_wait_for_a_tenth_of_the_training(total: int | None, warmup: int) -> None:
+    settings = AMATSettings()
+    running = settings.acceptance(total).thresholds
+    assert isinstance(running, RunningThresholds)
+    assert running.warmup == warmup
+    assert settings.plain(total)["thresholds"]["warmup"] == warmup
+
+
 def test_a_constant_radius_starts_anywhere_and_is_not_adaptive() -> None:
     settings = AMATSettings(radius=0.0)
     assert not settings.adaptive
