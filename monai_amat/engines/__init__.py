@@ -7,7 +7,9 @@ from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwra
 from monai_amat.engines.halves import OwnStatisticsInferer, SeparateForwardsInferer
 from monai_amat.engines.inferer import FrozenInferer
 from monai_amat.engines.objective import BatchObjective, measure
-from monai_amat.engines.prepare_batch import AttackedBatch, PrepareBatchAdversarial, PrepareBatchNoisy
+from monai_amat.engines.prepare_attack import AttackedBatch
+from monai_amat.engines.prepare_batch import PrepareBatchAdversarial
+from monai_amat.engines.prepare_noisy import PrepareBatchNoisy
 from monai_amat.engines.prepare_targets import PrepareBatchTargets
 from monai_amat.engines.raw_outputs import RawOutputsInferer
 from monai_amat.engines.weights import check_finite_weights, load_weights, save_weights

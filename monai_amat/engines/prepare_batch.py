@@ -1,142 +1,29 @@
-"""Where adversarial noise enters a MONAI workflow: `prepare_batch`, before the trainer's one forward."""
+"""Where adversarial noise enters training: `prepare_batch`, before the one forward of MONAI's trainer."""
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from numbers import Real
 from typing import Any
 
 import torch
-from monai.engines.utils import PrepareBatch, PrepareBatchDefault
-from monai.inferers import Inferer, SimpleInferer
+from monai.engines.utils import PrepareBatch
+from monai.inferers import Inferer
 from torch import Tensor, nn
 
-from monai_amat.attacks import Attack, AttackResult, check_attack
+from monai_amat.attacks import Attack
 from monai_amat.checks import check_not_negative
 from monai_amat.engines.compiled import check_compiled_gradient, is_compiled
-from monai_amat.engines.frozen import couples_samples, evaluating, frozen, unwrap
-from monai_amat.engines.objective import BatchObjective
-from monai_amat.engines.trees import batch_size, double, like, plain
+from monai_amat.engines.frozen import couples_samples, frozen, unwrap
+from monai_amat.engines.prepare_attack import AttackedBatch, PrepareBatchAttack
+from monai_amat.engines.trees import double, plain
 from monai_amat.losses.base import PerSampleLoss
-from monai_amat.margins import Acceptance, AdaptiveMargins, Measurement, RadiusSource, SampleMargins
+from monai_amat.margins import Acceptance, AdaptiveMargins, RadiusSource, SampleMargins
 
-__all__ = ["AttackedBatch", "PrepareBatchAdversarial", "PrepareBatchNoisy"]
-
-
-@dataclass(frozen=True)
-class AttackedBatch:
-    """What one call of a `prepare_batch` did; handlers read it from `PrepareBatchAdversarial.last`.
-
-    Args:
-        ids: `(B,)` sample IDs; None where the batch carries none.
-        clean: the clean inputs `(B, *shape)` as the inner `prepare_batch` gave them, metadata included.
-        target: the targets, likewise.
-        radius: `(B,)`.
-        result: what the attack returned.
-        noise_norm: `(B,)` `‖x̃ − x‖`.
-        clean_measured: measured on x by the frozen network; None where the training forward will do.
-        noisy_measured: measured on x̃, likewise.
-    """
-
-    ids: Tensor | None
-    clean: Tensor
-    target: Any
-    radius: Tensor
-    result: AttackResult
-    noise_norm: Tensor
-    clean_measured: Measurement | None = None
-    noisy_measured: Measurement | None = None
-
-    @property
-    def noisy(self) -> Tensor:
-        """x̃ `(B, *shape)`."""
-        return self.result.noisy
+__all__ = ["PrepareBatchAdversarial"]
 
 
-@dataclass(frozen=True)
-class _Prepared:
-    """What the inner `prepare_batch` gave, in one form."""
-
-    inputs: Tensor
-    target: Any
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    short: bool  # whether it gave only inputs and targets
-
-
-class _PrepareBatchAttack(PrepareBatch):
-    """What training and evaluation under attack share: the inner `prepare_batch`, IDs, seeds and the objective."""
-
-    def __init__(
-        self,
-        *,
-        network: nn.Module,
-        loss: PerSampleLoss,
-        attack: Attack,
-        prepare_batch: PrepareBatch | None = None,
-        inferer: Inferer | None = None,
-        id_key: str = "sample_id",
-        seed_key: str = "sample_seed",
-    ) -> None:
-        if not isinstance(loss, PerSampleLoss):
-            raise TypeError(
-                f"an attack needs one loss a sample, but {type(loss).__name__} is not a PerSampleLoss; "
-                "wrap it: monai_amat.losses.PerSample(loss)"
-            )
-        self.network = network
-        self.loss = loss
-        self.attack = check_attack(attack)
-        self.prepare_batch = PrepareBatchDefault() if prepare_batch is None else prepare_batch
-        self.inferer = SimpleInferer() if inferer is None else inferer
-        self.id_key = id_key
-        self.seed_key = seed_key
-        self.last: AttackedBatch | None = None
-
-    def _prepare(self, batchdata: Any, device: Any, non_blocking: bool, **kwargs: Any) -> _Prepared:
-        batch = self.prepare_batch(batchdata, device, non_blocking, **kwargs)
-        if not isinstance(batch, tuple) or len(batch) not in (2, 4) or batch[1] is None:
-            raise ValueError(
-                "an attack needs inputs and targets: prepare_batch must return (inputs, targets[, args, kwargs])"
-            )
-        inputs, target = batch[:2]
-        if not isinstance(inputs, Tensor):
-            raise TypeError(f"an attack needs one input tensor, got {type(inputs).__name__}")
-        args, extra = batch[2:] if len(batch) == 4 else ((), {})
-        samples = batch_size([inputs, target, args, extra])
-        if samples == 0:
-            raise ValueError("the batch holds no sample")
-        return _Prepared(inputs, target, tuple(args), dict(extra), len(batch) == 2)
-
-    def _objective(self, prepared: _Prepared, network: nn.Module, acceptance: Acceptance | None) -> BatchObjective:
-        return BatchObjective(
-            network=network,
-            loss=self.loss,
-            target=plain(prepared.target),
-            args=plain(prepared.args),
-            kwargs=plain(prepared.kwargs),
-            inferer=self.inferer,
-            acceptance=acceptance,
-        )
-
-    def _column(self, batchdata: Any, key: str) -> Tensor | None:
-        if not isinstance(batchdata, Mapping) or key not in batchdata:
-            return None
-        return torch.as_tensor(batchdata[key]).reshape(-1).cpu()
-
-    def _seeds(self, batchdata: Any, inputs: Tensor) -> list[int]:
-        """A seed a sample: from the batch, or, for loaders that give none, from what the sample holds."""
-        given = self._column(batchdata, self.seed_key)
-        if given is not None:
-            return [int(seed) for seed in given]
-        return [zlib.crc32(sample.contiguous().numpy().tobytes()) for sample in plain(inputs).detach().cpu().float()]
-
-    def _norms(self, noisy: Tensor, clean: Tensor) -> Tensor:
-        return self.attack.norm.size(noisy.float() - clean.float())
-
-
-class PrepareBatchAdversarial(_PrepareBatchAttack):
+class PrepareBatchAdversarial(PrepareBatchAttack):
     r"""Turn each batch `x` into `[x ; x̃]`: SAT with a constant radius, AMAT with margins.
 
     MONAI's trainer then takes one forward, one loss and one step as always. With a loss of one value a sample, its
@@ -298,50 +185,3 @@ class PrepareBatchAdversarial(_PrepareBatchAttack):
         if len(ids) != len(inputs):
             raise ValueError(f"the batch has {len(inputs)} samples but {len(ids)} values under '{self.id_key}'")
         return self.radius[ids].to(inputs.device, torch.float32)
-
-
-class PrepareBatchNoisy(_PrepareBatchAttack):
-    """Give an evaluator only x̃, at one noise level ε.
-
-    It runs where the evaluator has neither set the mode nor turned gradients off, so it does both itself: the network
-    is attacked in eval mode, as it will be evaluated, and left as it was found.
-
-    Args:
-        epsilon: noise level, in the units of the network's input; 0 gives the clean input.
-
-    The other arguments are those of `PrepareBatchAdversarial`.
-    """
-
-    def __init__(self, *, epsilon: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        check_not_negative("epsilon", epsilon)
-        if self.attack.needs_verdicts:
-            raise ValueError(f"{type(self.attack).__name__} stops at a boundary and cannot be used for evaluation")
-        self.epsilon = epsilon
-
-    def __call__(
-        self, batchdata: Any, device: str | torch.device | None = None, non_blocking: bool = False, **kwargs: Any
-    ) -> Any:
-        """Attack a batch; the signature is that of MONAI's `PrepareBatch`.
-
-        Returns:
-            `(x̃, y)`, with `args` and `kwargs` where the inner one gives them.
-        """
-        prepared = self._prepare(batchdata, device, non_blocking, **kwargs)
-        inputs = plain(prepared.inputs)
-        radius = torch.full((len(inputs),), float(self.epsilon), device=inputs.device)
-        with torch.inference_mode(False), evaluating(unwrap(self.network)), frozen(self.network) as network:
-            objective = self._objective(prepared, network, None)
-            result = self.attack(objective, inputs, radius, seeds=self._seeds(batchdata, inputs))
-        self.last = AttackedBatch(
-            ids=self._column(batchdata, self.id_key),
-            clean=prepared.inputs,
-            target=prepared.target,
-            radius=radius,
-            result=result,
-            noise_norm=self._norms(result.noisy, inputs),
-        )
-        noisy = like(result.noisy, prepared.inputs)
-        if prepared.short:
-            return noisy, prepared.target
-        return noisy, prepared.target, prepared.args, prepared.kwargs
