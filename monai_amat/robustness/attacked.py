@@ -1,4 +1,4 @@
-"""One batch under attack by each of several networks: what the pictures of every task begin with."""
+"""One batch under attack by each of several networks, for the pictures of all tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Attacked:
         epsilon: noise level.
         images: clean and noisy, `(B, C, H, W)` each.
         preds: the loss's `prediction` for either.
-        target: what the images were to give.
+        target: the truth of the images.
     """
 
     arm: str
@@ -63,7 +63,7 @@ def attack_each(
         device: where; the network's own device by default.
 
     Yields:
-        the attacked batch, one an arm.
+        the attacked batch, one per arm.
 
     Raises:
         ValueError: for images that are not two-dimensional.

@@ -38,7 +38,7 @@ def merge_rows(results: Results, *, group_key: str = "case") -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: for a source that is not there.
-        ValueError: when arms were not tried on the same samples at the same noise levels, which no comparison survives.
+        ValueError: when arms were not tried on the same samples at the same noise levels.
     """
     if not results:
         raise ValueError("no arm to compare; give results={'name': <output folder of a RobustnessCurve>, …}")
@@ -106,10 +106,10 @@ def write_comparison(
     """Write `robustness.csv` (all rows), `summary.json`, `table.md` and `curve.png` of several arms.
 
     Args:
-        results: rows by arm, or by arm and seed. What a run's own `summary.json` says of how it was made is kept.
-        output_dir: where to write; made if need be.
+        results: rows by arm, or by arm and seed. How each run was made, in its own `summary.json`, is kept.
+        output_dir: where to write; made if needed.
         metric: the metric the rows were made with.
-        report: what the figures are called, and which are shown beside the headline.
+        report: labels of the figures, and which are shown beside the headline.
         group_key: column to resample by.
         samples: bootstrap resamples.
         seed: seed of the bootstrap.
@@ -144,7 +144,7 @@ def write_comparison(
 
 
 def _warn_of_unlike(attacked: Mapping[str, Mapping[str, Any]]) -> None:
-    """Arms may be attacked in their own ways on purpose, each by its own loss for example; not without a word."""
+    """Warn where arms were attacked in different ways, which may be on purpose, each by its own loss for example."""
     known = [(run, made) for run, made in attacked.items() if made]
     for run, made in known[1:]:
         first, expected = known[0]

@@ -25,12 +25,12 @@ def differences(
     samples: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """What every other arm has over a reference, at every noise level and on average.
+    """The differences of all other arms from a reference, at each noise level and on average.
 
     Samples differ far more among themselves than arms do, so that intervals of two arms may overlap widely although
     one beats the other on nearly every sample. Here each resample of the groups weighs both arms alike: an interval
-    that excludes 0 tells a difference that is not the choice of samples. It knows nothing of the chance in training;
-    for that, give several seeds and look at their range.
+    that excludes 0 shows a difference that is not due to the choice of samples. It does not show the chance in
+    training; for that, give several seeds and look at their range.
 
     Args:
         results: rows by arm, or by arm and seed, the same seeds for every arm.

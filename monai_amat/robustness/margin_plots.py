@@ -1,4 +1,4 @@
-"""Where margins go: over the epochs, and at the end by kind of sample."""
+"""Margins over the epochs, and at the end by group of samples."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _BINS = range(24, 48)
 
 @dataclass(frozen=True)
 class TrainedMargins:
-    """What became of the margins of one training.
+    """The margins of one training, over the epochs and at the end.
 
     Args:
-        history: a row an epoch, as `MarginStatsHandler` writes them.
+        history: one row per epoch, as `MarginStatsHandler` writes them.
         values: `(n,)` margins at the end, in the units of the image.
-        groups: a name a sample, for example its classes present.
+        groups: one name per sample, for example its classes present.
 
     Raises:
         ValueError: when there are not as many names as margins, or the history lacks what is drawn.
@@ -45,7 +45,7 @@ class TrainedMargins:
 def plot_margins(
     arms: Mapping[str, TrainedMargins], path: str | Path, *, xlabel: str = "margin E(i), in the units of the image"
 ) -> None:
-    """A row an arm: median, quartiles and 90 % of margins by epoch with each group's mean; the last ones by group.
+    """One row per arm: median, quartiles and 90 % of margins by epoch with each group's mean; the last ones by group.
 
     Args:
         arms: trained margins by arm.

@@ -63,8 +63,8 @@ class AttackStrength:
         metric: what is made of the predictions.
         probes: probes, or plain attacks, by name; see `standard_probes`.
         noise_levels: every ε > 0 of the table, in the units of the network's input.
-        reference: name of the probe whose strength is asked after, the evaluation's attack.
-        output_dir: where `strength.csv`, `strength.json`, `strength.md` and a folder a probe go.
+        reference: name of the probe that is judged, the evaluation's attack.
+        output_dir: where `strength.csv`, `strength.json`, `strength.md` and one folder per probe go.
         group_key: key of the batch that names the sample's group, by which intervals are resampled.
         extra_keys: further keys of the batch to keep as columns of each probe's rows.
         device: where; the network's own device by default.

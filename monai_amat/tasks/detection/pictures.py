@@ -1,4 +1,4 @@
-"""One image under attack, looked at: true and predicted boxes, a row an arm."""
+"""One image under attack, looked at: true and predicted boxes, one row per arm."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def make_detection_examples(
         min_score: detections below are neither shown nor counted.
 
     Returns:
-        one example an arm; of an image with another number of channels than three the first is shown.
+        one example per arm; of an image with another number of channels than three the first is shown.
     """
     examples = []
     for one in attacked:
@@ -107,7 +107,7 @@ def plot_detection_examples(
     magnification, which is written above the noise.
 
     Args:
-        examples: one a row.
+        examples: one per row.
         path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         class_names: names of the classes, for the legend.
 

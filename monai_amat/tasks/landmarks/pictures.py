@@ -1,4 +1,4 @@
-"""One radiograph under attack, looked at: predicted against true landmarks, a row an arm."""
+"""One radiograph under attack, looked at: predicted against true landmarks, one row per arm."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def make_landmark_examples(
             `decode_landmarks` with its radius.
 
     Returns:
-        one example an arm; of an image with several channels the first is shown.
+        one example per arm; of an image with several channels the first is shown.
 
     Raises:
         KeyError: where the targets lack landmarks or spacing.
@@ -110,7 +110,7 @@ def plot_landmark_examples(examples: Sequence[LandmarkExample], path: str | Path
     written above the noise.
 
     Args:
-        examples: one a row.
+        examples: one per row.
         path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
 
     Raises:

@@ -1,4 +1,4 @@
-"""One sample under attack, looked at: image, noise, noisy image, truth and predictions, a row an arm."""
+"""One sample under attack, looked at: image, noise, noisy image, truth and predictions, one row per arm."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["Example", "SegmentationExamples", "choose_sample", "make_examples", 
 
 @dataclass(frozen=True)
 class Example:
-    """A row of the picture; masks are `(C, H, W)` bool, a channel a foreground class.
+    """A row of the picture; masks are `(C, H, W)` bool, one channel per foreground class.
 
     Args:
         arm: what the row is called.
@@ -54,7 +54,7 @@ def choose_sample(labels: Sequence[Tensor], *, num_classes: int, prediction: Pre
     """Position of the sample to show: of those with the most classes present, the one with the largest foreground.
 
     Args:
-        labels: label maps `(1, H, W)`, or one-hot, one a sample.
+        labels: label maps `(1, H, W)`, or one-hot, one per sample.
         num_classes: output channels of the network; the background among them with `softmax`.
         prediction: what the channels are.
 
@@ -90,7 +90,7 @@ def make_examples(
         prediction: what the channels are.
 
     Returns:
-        one example an arm; of an image with several channels the first is shown.
+        one example per arm; of an image with several channels the first is shown.
     """
     classes = foreground_classes(num_classes, prediction)
     examples = []
@@ -121,7 +121,7 @@ def plot_examples(examples: Sequence[Example], path: str | Path, *, class_names:
     All rows share one grey window and one magnification, which is written above the noise.
 
     Args:
-        examples: one a row.
+        examples: one per row.
         path: `.png`, `.pdf` or `.svg` to write, whole or not at all.
         class_names: names of the foreground classes, for the legend.
 
