@@ -2,6 +2,7 @@
 
 from monai_amat.handlers.adaptive_margin import AdaptiveMarginHandler
 from monai_amat.handlers.adversarial_output import IMAGE_NOISY, PRED_NOISY, AdversarialOutputHandler
+from monai_amat.handlers.best_metric import BestMetric, keep_apart
 from monai_amat.handlers.epoch_seed import EpochSeedHandler
 from monai_amat.handlers.export import ExportHandler
 from monai_amat.handlers.gradient_clip import GradientClipHandler
@@ -19,6 +20,7 @@ __all__ = [
     "PRED_NOISY",
     "AdaptiveMarginHandler",
     "AdversarialOutputHandler",
+    "BestMetric",
     "EpochSeedHandler",
     "ExportHandler",
     "GradientClipHandler",
@@ -31,4 +33,5 @@ __all__ = [
     "ResumeHandler",
     "ShuffleMarginsHandler",
     "ThresholdHandler",
+    "keep_apart",
 ]

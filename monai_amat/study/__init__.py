@@ -3,7 +3,8 @@
 from monai_amat.study.arms import Arm, Bundle
 from monai_amat.study.compare import Study
 from monai_amat.study.costs import training_costs
-from monai_amat.study.overlay import next_step, write_overlay
+from monai_amat.study.next_step import next_step
+from monai_amat.study.overlay import write_overlay
 from monai_amat.study.plan import StudyPlan
 from monai_amat.study.quickstart import quickstart
 from monai_amat.study.schedule import run_steps

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from monai.bundle import ConfigParser
 
-__all__ = ["next_step", "write_overlay"]
+from monai_amat.study.attack_overlay import attack_overlay, prediction_of, weights_value
+from monai_amat.study.foreign import check_path, component, components, imports, output_folder, reference, required
+
+__all__ = ["write_overlay"]
 
 KINDS = ("sat", "amat", "robustness")
 # The paper's margins end at four to six times Δ.
 _CAP = 5
-_NOISE = "noise level ε (L2 norm over the whole image)"
 
 
 def write_overlay(
@@ -61,10 +64,14 @@ def write_overlay(
 
     Raises:
         FileNotFoundError: for a checkpoint that is not there.
-        ValueError: for another kind, or a configuration without the parts that are needed, named.
+        ValueError: for another kind, a path with `#`, numbers out of range, or a configuration without the parts that
+            are needed, named.
     """
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
+    for name, path in (("output", output), *(("config_file", file) for file in config_files)):
+        check_path(name, path)
+    _check_numbers(epsilon, steps, clip_range, noise_levels)
     parser = ConfigParser()
     parser.read_config([str(file) for file in config_files])
     attack: dict[str, Any] = {
@@ -82,63 +89,44 @@ def write_overlay(
         metric = {
             "_target_": "monai_amat.tasks.segmentation.DiceIndexMetric",
             "num_classes": num_classes,
-            "prediction": prediction or _prediction(parser, trainer),
+            "prediction": prediction or prediction_of(parser, trainer),
         }
-        overlay = _curve(parser, evaluator, trainer, attack, list(noise_levels), metric, _weights(checkpoint))
+        overlay = attack_overlay(
+            parser, evaluator, trainer, attack, list(noise_levels), metric, weights_value(checkpoint)
+        )
     else:
         overlay = _training(kind, parser, trainer, epsilon, attack)
     ConfigParser.export_config_file(overlay, str(output), indent=4)
     return overlay
 
 
-def next_step(config_files: Sequence[str | Path], output: str | Path, overlay: dict[str, Any]) -> str:
-    """What to do with an overlay, in words: the command, and where its results go."""
-    files = ",".join(f"'{file}'" for file in (*config_files, output))
-    parts = overlay["amat"]
-    if "curve" in parts:
-        where = f"the curve goes to {parts['curve']['output_dir']}; one folder a network: --amat#curve#output_dir"
-    else:
-        savers = [str(value) for key, value in overlay.items() if key.endswith("#save_dir")]
-        where = f"weights go to {', '.join(savers) or 'where the bundle writes them'}"
-        where += f"; to go on after a kill: {parts['resume']['save_dir']}"
-    return (
-        f'{output} is laid over the configuration:\n  python -m monai.bundle run --config_file "[{files}]"\n'
-        f"with what else the bundle is run with; {where}."
-    )
-
-
-def _prediction(parser: ConfigParser, trainer: str) -> str:
-    loss = _loss(parser, trainer)
-    told = parser.get(loss[1:]) if isinstance(loss, str) and loss.startswith("@") else loss
-    # Labels that the loss makes one-hot have a channel for the background: the largest channel is the class then.
-    own = isinstance(told, dict) and told.get("sigmoid") is True and told.get("to_onehot_y") is not True
-    return "sigmoid" if own else "softmax"
-
-
-def _weights(checkpoint: str | Path | None) -> str:
-    if checkpoint is None:
-        raise ValueError("robustness needs checkpoint: the file of the trained weights")
-    text = str(checkpoint)
-    if text.startswith("@"):
-        return text
-    if not Path(text).is_file():
-        raise FileNotFoundError(f"checkpoint {text}: there is no such file; give the trained weights")
-    return repr(text)
+def _check_numbers(
+    epsilon: float, steps: int, clip_range: Sequence[float] | None, noise_levels: Sequence[float]
+) -> None:
+    if not 0 < epsilon < math.inf:
+        raise ValueError(f"epsilon must be positive and finite, got {epsilon:g}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    if clip_range is not None and not clip_range[0] < clip_range[1]:
+        raise ValueError(f"clip_range must rise, got {list(clip_range)}")
+    levels = list(noise_levels)
+    if not levels or len(set(levels)) < len(levels) or not all(0 <= level < math.inf for level in levels):
+        raise ValueError(f"noise_levels must be different finite numbers, none negative, at least one; got {levels}")
 
 
 def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, attack: dict[str, Any]) -> dict[str, Any]:
-    engine = _part(parser, trainer, "the trainer")
-    loader = _reference(engine, "train_data_loader", trainer)
-    own = _part(parser, loader, "its data loader")
+    engine = component(parser, trainer, "the trainer")
+    loader = reference(engine, "train_data_loader", trainer)
+    own = component(parser, loader, "its data loader")
     dataset = f"{loader}#dataset"
     prepare = f"{trainer}#prepare_batch"
     parts: dict[str, Any] = {
         "epsilon": epsilon,
-        "loss": {"_target_": "monai_amat.losses.PerSample", "loss": engine.get("loss_function")},
+        "loss": {"_target_": "monai_amat.losses.PerSample", "loss": required(engine, "loss_function", trainer)},
         "attack": attack,
         "prepare_batch": {
             "_target_": "monai_amat.engines.PrepareBatchAdversarial",
-            "network": engine.get("network"),
+            "network": required(engine, "network", trainer),
             "loss": "@amat#loss",
             "attack": "@amat#attack",
             "radius": "@amat#epsilon",
@@ -147,8 +135,8 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
         "epoch_seed": {"_target_": "monai_amat.handlers.EpochSeedHandler"},
         "resume": {
             "_target_": "monai_amat.handlers.ResumeHandler",
-            "save_dir": _output(parser, f"{kind}_resume"),
-            "objects": {},
+            "save_dir": output_folder(parser, f"{kind}_resume"),
+            "objects": _objects(parser),
             "settings": {
                 "kind": kind,
                 "epsilon": "@amat#epsilon",
@@ -157,6 +145,8 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
             },
         },
     }
+    savers = [(key, saver) for key, saver in components(parser.get(), "CheckpointSaver") if _folder(saver)]
+    parts["production"] = [saver["save_dir"] for _, saver in savers]
     handlers = ["handler", "epoch_seed", "resume"]
     if kind == "sat":
         parts["handler"] = {
@@ -167,19 +157,46 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
         attack["random_start"] = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat#epsilon"}
         length = f"(@{trainer}#epoch_length or len(@{loader}))" if "epoch_length" in engine else f"len(@{loader})"
         warmup = f"$max(1, @{trainer}#max_epochs * {length} // 10)"
-        _adapt(parts, trainer, loader, warmup, table=_output(parser, f"{kind}_resume/margins.csv"))
+        _adapt(parts, trainer, loader, warmup, table=output_folder(parser, f"{kind}_resume/margins.csv"))
         handlers.insert(1, "margin_stats")
     return {
         "amat": parts,
-        dataset: {"_target_": "monai_amat.data.IndexedDataset", "dataset": _required(own, "dataset", loader)},
+        dataset: {"_target_": "monai_amat.data.IndexedDataset", "dataset": required(own, "dataset", loader)},
         f"{trainer}#loss_function": "@amat#loss",
         prepare: "@amat#prepare_batch",
-        **{f"{saver}#save_dir": _within(parser, own_folder, kind) for saver, own_folder in _savers(parser.get(), "")},
+        **{f"{key}#save_dir": _within(parser, saver["save_dir"], kind) for key, saver in savers},
+        **imports(parser),
         # Attached by initialize, not through the list of handlers: bundles slice that list by rank.
         ("+initialize" if "initialize" in parser else "initialize"): [
-            f"$@amat#{name}.attach(@{trainer})" for name in handlers
+            f"$monai_amat.handlers.keep_apart([{', '.join(f'@{key}' for key, _ in savers)}], @amat#production)",
+            *(f"$@amat#{name}.attach(@{trainer})" for name in handlers),
         ],
     }
+
+
+def _folder(saver: dict[str, Any]) -> bool:
+    return isinstance(saver.get("save_dir"), str)
+
+
+def _objects(parser: ConfigParser) -> dict[str, Any]:
+    """What the bundle's own training has beside network and optimiser, and what must not start afresh on a resume."""
+    found: dict[str, Any] = {}
+    for key, handler in components(parser.get(), "LrScheduleHandler"):
+        own = handler.get("lr_scheduler")
+        name = f"lr_scheduler_{len(found) + 1}" if found else "lr_scheduler"
+        found[name] = own if isinstance(own, str) and own.startswith("@") else f"@{key}#lr_scheduler"
+    for key, _ in components(parser.get(), "Evaluator"):
+        savers = [
+            f"@{saver}"
+            for saver, content in components(parser.get(), "CheckpointSaver")
+            if saver.split("#")[0] == key.split("#")[0] and content.get("save_key_metric")
+        ]
+        found[f"best of {key.replace('#', ' ')}"] = {
+            "_target_": "monai_amat.handlers.BestMetric",
+            "evaluator": f"@{key}",
+            "savers": savers,
+        }
+    return found
 
 
 def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, table: str) -> None:
@@ -216,24 +233,8 @@ def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, table:
         },
     }
     parts["prepare_batch"]["radius"] = "@amat#adaptive_margins"
-    parts["resume"]["objects"] = {"margins": "@amat#adaptive_margins"}
+    parts["resume"]["objects"] |= {"margins": "@amat#adaptive_margins"}
     parts["resume"]["settings"] |= {"max_margin": "@amat#max_margin", "warmup": "@amat#warmup"}
-
-
-def _savers(content: Any, key: str) -> Iterator[tuple[str, str]]:
-    """IDs of the savers of checkpoints in a configuration, and their folders."""
-    if isinstance(content, dict):
-        folder = content.get("save_dir")
-        if str(content.get("_target_", "")).endswith("CheckpointSaver") and isinstance(folder, str):
-            yield key, folder
-    items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
-    for name, part in items:
-        yield from _savers(part, f"{key}#{name}" if key else str(name))
-
-
-def _output(parser: ConfigParser, name: str) -> str:
-    """Where something of the overlay's own goes: in the bundle's folder of outputs, where it has one."""
-    return f"$@output_dir + '/{name}'" if "output_dir" in parser else name
 
 
 def _within(parser: ConfigParser, folder: str, name: str) -> str:
@@ -243,77 +244,3 @@ def _within(parser: ConfigParser, folder: str, name: str) -> str:
     if folder.startswith(("$", "@")):
         return f"$str({folder.removeprefix('$')}) + '/{name}'"
     return f"{folder}/{name}"
-
-
-def _curve(
-    parser: ConfigParser,
-    evaluator: str,
-    trainer: str,
-    attack: dict[str, Any],
-    noise_levels: list[float],
-    metric: dict[str, Any],
-    weights: str,
-) -> dict[str, Any]:
-    engine = _part(parser, evaluator, "the evaluator")
-    network = engine.get("network")
-    if not isinstance(network, str) or not network.startswith("@"):
-        raise ValueError(
-            f"'{evaluator}#network' is {network!r}; the overlay needs a reference such as '@network' there"
-        )
-    loader = _reference(engine, "val_data_loader", evaluator)
-    own = _part(parser, loader, "its data loader")
-    return {
-        "amat": {
-            "curve": {
-                "_target_": "monai_amat.robustness.RobustnessCurve",
-                "network": f"$monai_amat.engines.load_weights({network}, {weights})",
-                "data_loader": f"@{loader}",
-                "loss": {"_target_": "monai_amat.losses.PerSample", "loss": _loss(parser, trainer)},
-                "attack": attack,
-                "noise_levels": noise_levels,
-                "metric": metric,
-                "report": {
-                    "_target_": "monai_amat.robustness.Report",
-                    "ylabel": "average Dice index",
-                    "xlabel": _NOISE,
-                },
-                "output_dir": _output(parser, "robustness"),
-                "group_key": "sample_id",
-                "extra_keys": [],
-                **{key: engine[key] for key in ("inferer", "prepare_batch", "postprocessing") if key in engine},
-            }
-        },
-        f"{loader}#dataset": {
-            "_target_": "monai_amat.data.IndexedDataset",
-            "dataset": _required(own, "dataset", loader),
-        },
-        ("+imports" if "imports" in parser else "imports"): ["$import monai_amat"],
-        "run": ["$@amat#curve.run()"],
-    }
-
-
-def _loss(parser: ConfigParser, trainer: str) -> Any:
-    return _part(parser, trainer, "the trainer, whose loss the attack raises,").get("loss_function")
-
-
-def _part(parser: ConfigParser, key: str, what: str) -> dict[str, Any]:
-    content = parser.get(key)
-    if not isinstance(content, dict):
-        raise ValueError(
-            f"the configuration has no '{key}', where {what} is looked for; name its id, and give the configuration "
-            "of the training"
-        )
-    return content
-
-
-def _required(part: dict[str, Any], key: str, of: str) -> Any:
-    if key not in part:
-        raise ValueError(f"'{of}' has no '{key}' in the configuration, so the overlay cannot wrap it")
-    return part[key]
-
-
-def _reference(part: dict[str, Any], key: str, of: str) -> str:
-    value = _required(part, key, of)
-    if not isinstance(value, str) or not value.startswith("@"):
-        raise ValueError(f"'{of}#{key}' is {value!r}; the overlay needs a reference such as '@train#dataloader' there")
-    return value[1:].replace("::", "#")

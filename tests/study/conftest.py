@@ -115,3 +115,49 @@ def study(hippocampus: Path, tiny_phantom: Path, tmp_path: Path, tiny: dict[str,
         return Study(given.pop("bundle", hippocampus), arms, values=values, **{"say": lambda text: None, **given})
 
     return make
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A small zoo-style training configuration: one channel, shuffled, with a MONAI loss that reduces the batch."""
+    items = "$[{'image': torch.full((1, 32, 32), 1.0 * i), 'label': torch.ones(1, 32, 32) * (i % 2)} for i in range(6)]"
+    config: dict[str, Any] = {
+        "imports": ["$import torch", "$import monai"],
+        "output_dir": str(tmp_path / "out"),
+        "network_def": {
+            "_target_": "BasicUNet",
+            "spatial_dims": 2,
+            "in_channels": 1,
+            "out_channels": 2,
+            "features": [4, 4, 4, 4, 4, 4],
+        },
+        "network": "$@network_def.to('cpu')",
+        "loss": {"_target_": "monai.losses.DiceCELoss", "softmax": True, "to_onehot_y": True},
+        "train": {
+            "dataset": {"_target_": "Dataset", "data": items},
+            "dataloader": {"_target_": "DataLoader", "dataset": "@train#dataset", "batch_size": 3, "shuffle": True},
+            "trainer": {
+                "_target_": "SupervisedTrainer",
+                "device": "cpu",
+                "max_epochs": 2,
+                "train_data_loader": "@train#dataloader",
+                "network": "@network",
+                "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.01},
+                "loss_function": "@loss",
+            },
+        },
+        "validate": {
+            "dataloader": {"_target_": "DataLoader", "dataset": "@train#dataset", "batch_size": 4},
+            "evaluator": {
+                "_target_": "SupervisedEvaluator",
+                "device": "cpu",
+                "val_data_loader": "@validate#dataloader",
+                "network": "@network",
+            },
+        },
+        "initialize": ["$monai.utils.set_determinism(seed=0)"],
+        "run": ["$@train#trainer.run()"],
+    }
+    file = tmp_path / "train.json"
+    file.write_text(json.dumps(config))
+    return file

@@ -3,71 +3,20 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 import torch
-from monai.bundle import ConfigWorkflow
 
 from monai_amat.__main__ import main
 from monai_amat.engines import network_fingerprint, save_weights
 from monai_amat.margins import AdaptiveMargins
 from monai_amat.study import write_overlay
 from monai_amat.study.overlay import KINDS
-
-
-@pytest.fixture
-def foreign(tmp_path: Path) -> Path:
-    """A small zoo-style training configuration: one channel, shuffled, with a MONAI loss that reduces the batch."""
-    items = "$[{'image': torch.full((1, 32, 32), 1.0 * i), 'label': torch.ones(1, 32, 32) * (i % 2)} for i in range(6)]"
-    config: dict[str, Any] = {
-        "imports": ["$import torch", "$import monai"],
-        "output_dir": str(tmp_path / "out"),
-        "network_def": {
-            "_target_": "BasicUNet",
-            "spatial_dims": 2,
-            "in_channels": 1,
-            "out_channels": 2,
-            "features": [4, 4, 4, 4, 4, 4],
-        },
-        "network": "$@network_def.to('cpu')",
-        "loss": {"_target_": "monai.losses.DiceCELoss", "softmax": True, "to_onehot_y": True},
-        "train": {
-            "dataset": {"_target_": "Dataset", "data": items},
-            "dataloader": {"_target_": "DataLoader", "dataset": "@train#dataset", "batch_size": 3, "shuffle": True},
-            "trainer": {
-                "_target_": "SupervisedTrainer",
-                "device": "cpu",
-                "max_epochs": 2,
-                "train_data_loader": "@train#dataloader",
-                "network": "@network",
-                "optimizer": {"_target_": "torch.optim.SGD", "params": "$@network.parameters()", "lr": 0.01},
-                "loss_function": "@loss",
-            },
-        },
-        "validate": {
-            "dataloader": {"_target_": "DataLoader", "dataset": "@train#dataset", "batch_size": 4},
-            "evaluator": {
-                "_target_": "SupervisedEvaluator",
-                "device": "cpu",
-                "val_data_loader": "@validate#dataloader",
-                "network": "@network",
-            },
-        },
-        "initialize": ["$monai.utils.set_determinism(seed=0)"],
-        "run": ["$@train#trainer.run()"],
-    }
-    file = tmp_path / "train.json"
-    file.write_text(json.dumps(config))
-    return file
-
-
-def workflow(*files: Path, **changed: Any) -> ConfigWorkflow:
-    made = ConfigWorkflow([str(file) for file in files], workflow_type=None, logging_file=None, **changed)
-    made.initialize()
-    return made
+from tests.study.workflow import workflow
 
 
 @pytest.mark.parametrize("kind", ["sat", "amat"])
@@ -152,14 +101,14 @@ def test_the_command_line_says_what_comes_next(foreign: Path, capsys: Any) -> No
     out = foreign.with_name("x.json")
     assert main(["overlay", "amat", "--config_file", str(foreign), "--output", str(out), "--clip_range", "0", "1"]) == 0
     said = capsys.readouterr().out
-    assert f"--config_file \"['{foreign}','{out}']\"" in said
+    assert shlex.quote(json.dumps([str(foreign), str(out)])) in said
     assert "amat_resume" in said
     assert json.loads(out.read_text())["amat"]["attack"]["clip_range"] == [0.0, 1.0]
     weights = foreign.with_name("model.pt")
     weights.touch()
     more = ["--num_classes", "1", "--prediction", "sigmoid", "--checkpoint", str(weights)]
     assert main(["overlay", "robustness", "--config_file", str(foreign), "--output", str(out), *more]) == 0
-    assert "one folder a network: --amat#curve#output_dir" in capsys.readouterr().out
+    assert "for another folder give --amat#curve#output_dir" in capsys.readouterr().out
     assert json.loads(out.read_text())["amat"]["curve"]["metric"]["prediction"] == "sigmoid"
 
 
