@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import signal
 import sys
 from collections.abc import Sequence
@@ -283,8 +284,15 @@ def _values(rest: Sequence[str]) -> dict[str, str]:
 
 def command() -> None:
     """Run the command line of this process and exit: the entry point of `monai-amat`."""
-    # SIGTERM, as from `timeout` or a queue, stops the processes of a study, as Ctrl-C does.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where the locale has no ε, its escape is written
+            stream.reconfigure(errors="backslashreplace")
+    # SIGTERM, as from `timeout` or a queue, and SIGHUP, of a terminal that is closed, stop the processes of a study as
+    # Ctrl-C does; what is ignored, as under nohup, stays ignored.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, signal.default_int_handler)
     sys.exit(main())
 
 

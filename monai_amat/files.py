@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
 import secrets
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import IO
 
 __all__ = ["remove_leftovers", "whole_file", "write_text_whole"]
 
+_CANNOT = {errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS}
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", os.uname().nodename)[:40]
 
 
@@ -46,16 +49,30 @@ def whole_file(path: Path) -> Iterator[IO[bytes]]:
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        _synchronise(path.parent)
     except BaseException as error:
         temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
             raise OSError(error.errno, f"{error.strerror or error}, while writing the file", str(path)) from error
         raise
+
+
+def _synchronise(folder: Path) -> None:
+    """Put a folder's names on disk, as far as its file system can."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in _CANNOT:
+            raise
+        # Some network and shared file systems: old CIFS, VirtualBox, WSL.
+        warnings.warn(
+            f"{folder}: the file system cannot synchronise a folder ({error.strerror}); files are written whole, but "
+            "one that is new may be missing after a power cut",
+            stacklevel=4,
+        )
+    finally:
+        os.close(handle)
 
 
 def remove_leftovers(path: Path) -> None:

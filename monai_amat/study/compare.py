@@ -10,6 +10,7 @@ import pandas as pd
 
 from monai_amat.robustness import table_text
 from monai_amat.study.arms import Arm, Bundle
+from monai_amat.study.foreign import check_path
 from monai_amat.study.plan import EVALUATION, StudyPlan
 from monai_amat.study.results import write_results
 from monai_amat.study.schedule import run_steps
@@ -45,7 +46,7 @@ class Study:
 
     Raises:
         FileNotFoundError: when bundle or data set is not there.
-        ValueError: for arms that cannot be read, repeated arms or seeds, less than one job, or what
+        ValueError: for a path with `#`, arms that cannot be read, repeated arms or seeds, less than one job, or what
             `StudyPlan` refuses.
     """
 
@@ -65,11 +66,16 @@ class Study:
         jobs: int = 1,
         say: Any = print,
     ) -> None:
+        for name, path in (("bundle", bundle), ("dataset_dir", dataset_dir), ("output_dir", output_dir)):
+            check_path(name, Path(path).expanduser().resolve())
         found = Bundle(Path(bundle).expanduser().resolve())
         parsed = [Arm.parse(spec, found) for spec in arms]
         for name, given in (("arms", list(arms)), ("seeds", list(seeds))):
             if not given or len(set(given)) != len(given):
                 raise ValueError(f"{name} must be given, each once, got {given}")
+        for key, value in [*(values or {}).items(), *(pair for arm in parsed for pair in arm.values)]:
+            if isinstance(value, str) and not value.startswith(("@", "$", "%", "{", "[")):
+                check_path(key, value)
         if jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {jobs}")
         data = Path(dataset_dir).expanduser().resolve()

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from monai_amat.study.compare import Study
+from monai_amat.study.foreign import check_path
 from monai_amat.tasks.segmentation import write_phantom
 from monai_amat.templates import paper_settings, write_bundle
 
@@ -39,6 +40,7 @@ def quickstart(
         FileNotFoundError: when there is no such bundle or data set.
     """
     output_dir = Path(output_dir)
+    check_path("output_dir", output_dir.expanduser().resolve())
     if dataset_dir is not None and not Path(dataset_dir).expanduser().is_dir():
         raise FileNotFoundError(f"no data set at {Path(dataset_dir).expanduser().resolve()}")
     if bundle is None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
+import logging
 import os
 import re
 import shlex
@@ -23,6 +25,8 @@ from monai_amat.study.arms import Bundle
 from monai_amat.study.process import Processes
 
 __all__ = ["Step", "StepError"]
+
+_logger = logging.getLogger(__name__)
 
 # What says how results are shown or how work is spread, and changes no figure.
 _INDIFFERENT = ("metric_label", "noise_label", "further_figures", "report", "examples", "imports", "num_workers")
@@ -68,7 +72,8 @@ class Step:
         """Arguments of the run, without the interpreter; `shlex.join` makes them a line to type."""
         files = [str(self.bundle.config(name)) for name in self.configs]
         return [
-            *("-m", "monai.bundle", "run", "--config_file", json.dumps(files)),
+            # Escapes beyond U+FFFF are two characters to the parser of the command line, which knows Python only.
+            *("-m", "monai.bundle", "run", "--config_file", json.dumps(files, ensure_ascii=False)),
             *("--meta_file", str(self.bundle.config("metadata"))),
             *("--logging_file", str(self.bundle.root / "configs" / "logging.conf")),
             *(text for key, value in self.settings().items() for text in (f"--{key}", _text(value))),
@@ -116,6 +121,10 @@ class Step:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RuntimeError(f"another process is at {self.output_dir}; wait for it, or stop it") from None
+            except OSError as error:
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS):
+                    raise
+                _logger.warning("%s cannot be locked (%s); run no second study in this folder", log, error.strerror)
             opened = {"since": time.time(), "inode": os.fstat(stream.fileno()).st_ino}
             about = self._about()  # as it is run; files may change meanwhile
             self._remember(about, complete=False, seconds=spent, open=opened)
@@ -168,7 +177,18 @@ class Step:
         return content.get("finished") if content.get("complete") else None
 
     def _recorded(self) -> dict[str, Any]:
-        content: dict[str, Any] = json.loads(self.record.read_text(encoding="utf-8")) if self.record.is_file() else {}
+        if not self.record.is_file():
+            return {}
+        content: Any
+        try:
+            content = json.loads(self.record.read_text(encoding="utf-8"))
+        except ValueError as error:
+            content = error
+        if not isinstance(content, dict) or not {"complete", "values"} <= content.keys():
+            raise RuntimeError(
+                f"{self.record}: cannot be read as the record of a step ({content}); delete it to do {self.name} "
+                f"again, and what {self.name} made in {self.output_dir} with it"
+            )
         return content
 
     def _about(self) -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -234,3 +236,36 @@ def test_the_exit_code_is_the_process_s(tmp_path: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert ended.returncode == 2
     assert "--max_epochs needs a value" in ended.stderr
+
+
+def test_what_is_said_is_printed_in_an_8_bit_locale(tmp_path: Path) -> None:
+    folder = tmp_path / "ε 😀"
+    command = [sys.executable, "-m", "monai_amat", "init", "--settings", "heart", "--bundle_dir", str(folder)]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    shown = subprocess.run(command, capture_output=True, check=False, cwd=tmp_path, env=environment)
+    assert shown.returncode == 0, shown.stderr
+    assert str(folder).encode("ascii", "backslashreplace") in shown.stdout
+    assert (folder / "configs" / "train.json").is_file()
+
+
+@pytest.mark.parametrize("option", ["--bundle", "--dataset_dir", "--output_dir"])
+def test_a_study_refuses_paths_that_monai_changes(option: str, tmp_path: Path, capsys: Any) -> None:
+    words = [*COMPARE]
+    words[words.index(option) + 1] = str(tmp_path / "study #3")
+    assert main(words) == 1
+    assert f"{option[2:]} is '{tmp_path / 'study #3'}': MONAI replaces # by ::" in capsys.readouterr().err
+    assert main(["quickstart", "--output_dir", str(tmp_path / "runs#2")]) == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_study_that_is_interrupted_says_that_it_goes_on(number: signal.Signals, tmp_path: Path) -> None:
+    command = [sys.executable, "-u", "-m", "monai_amat", "quickstart", "--output_dir", str(tmp_path / "q")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert "making the phantom data set" in process.stdout.readline()
+        process.send_signal(number)
+        _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.splitlines()[-1] == "interrupted; the same command goes on from here"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import io
 import json
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import fire
+import fire.parser
 import pytest
 from monai.bundle import ConfigParser
 
@@ -360,3 +362,36 @@ def test_an_error_that_arrives_with_a_bar_is_found_and_logged(bundle: Bundle, tm
     log = (tmp_path / "out" / "train.log").read_text()
     assert log.splitlines()[0] == "Traceback (most recent call last):"
     assert log.endswith("FileNotFoundError: no dataset.json\n")
+
+
+def test_a_file_system_without_locks_is_a_warning(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*given: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    step = script(bundle, tmp_path / "out", "pass")
+    step.run()
+    assert step.done()
+    assert f"{tmp_path / 'out' / 'train.log'} cannot be locked" in caplog.text
+
+
+@pytest.mark.parametrize("text", ["", '{"complete": tr', "[]", "{}", "\x00\x00"])
+def test_a_broken_record_is_named_with_the_way_out(text: str, bundle: Bundle, tmp_path: Path) -> None:
+    step = script(bundle, tmp_path / "out", "pass")
+    step.run()
+    step.record.write_text(text)
+    with pytest.raises(RuntimeError, match=f"{step.record}: cannot be read as the record of a step .*delete it"):
+        step.done()
+
+
+def test_a_bundle_may_lie_in_a_folder_of_any_characters(tmp_path: Path) -> None:
+    """The runner's parser of command lines knows Python's escapes, not those of JSON beyond U+FFFF."""
+    root = tmp_path / "ünï 😀 'it'"
+    (root / "configs").mkdir(parents=True)
+    (root / "configs" / "train.json").write_text("{}")
+    step = Step(name="train", bundle=Bundle(root), configs=["train"], output_dir=tmp_path, values={})
+    words = step.command()
+    value = fire.parser.DefaultParseValue(words[words.index("--config_file") + 1])
+    assert value == [str(root / "configs" / "train.json")]
