@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_amat.checks import check_positive
 from monai_amat.losses.base import PerSampleLoss, full_precision
 
 __all__ = ["HeatmapBCE", "HeatmapDice", "HeatmapOffsetLoss", "HeatmapTerm"]
@@ -60,8 +60,7 @@ class HeatmapDice(HeatmapTerm):
 
     def __init__(self, *, smooth: float = 1e-5, weight: float = 0.5) -> None:
         super().__init__(weight=weight)
-        if not (math.isfinite(smooth) and smooth > 0):
-            raise ValueError(f"smooth must be finite and greater than 0, got {smooth}")
+        check_positive("smooth", smooth)
         self.smooth = smooth
 
     def __call__(self, logits: Tensor, heat: Tensor) -> Tensor:

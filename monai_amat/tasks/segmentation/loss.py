@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_amat.checks import check_positive
 from monai_amat.losses.base import PerSampleLoss, full_precision
 
 Activation = Literal["softmax", "sigmoid"]
@@ -81,10 +82,7 @@ class DiceCELoss(PerSampleLoss):
         for name, value, allowed in (("activation", activation, Activation), ("dice_over", dice_over, DiceOver)):
             if value not in get_args(allowed):
                 raise ValueError(f"{name} must be one of {get_args(allowed)}, got {value!r}")
-        if not (math.isfinite(smooth) and smooth > 0):
-            raise ValueError(
-                f"smooth must be finite and greater than 0, because an empty class would be 0/0, got {smooth}"
-            )
+        check_positive("smooth", smooth)  # an empty class would be 0/0
         if unknown := self.weights.keys() - {"dice", "ce"}:
             raise ValueError(f"weights must name terms of ['dice', 'ce'], got {sorted(unknown)}")
         self.activation = activation

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from monai_amat.checks import check_positive
 from monai_amat.losses.base import PerSampleLoss, full_precision
 from monai_amat.tasks.detection.loss.padded_boxes import padded_boxes
 
@@ -49,8 +50,7 @@ class ClassicYOLOv5Loss(PerSampleLoss):
         super().__init__(weights=weights, judged=_TERMS)
         if unknown := self.weights.keys() - set(_TERMS):
             raise ValueError(f"weights must name terms of {list(_TERMS)}, got {sorted(unknown)}")
-        if not stride > 0:
-            raise ValueError(f"stride must be greater than 0, got {stride}")
+        check_positive("stride", stride)
         gains = getattr(compute_loss, "hyp", None)
         if not isinstance(gains, Mapping) or not set(_TERMS) <= gains.keys():
             raise TypeError(

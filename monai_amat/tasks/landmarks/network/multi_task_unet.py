@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monai_amat.checks import check_positive
 from monai_amat.tasks.landmarks.network.vgg19 import VGG19Encoder, load_vgg19
 
 __all__ = ["MultiTaskUNet"]
@@ -102,8 +103,7 @@ class MultiTaskUNet(nn.Module):
 
 
 def _scaled(features: Sequence[int], width: float) -> list[int]:
-    if not 0 < width < float("inf"):
-        raise ValueError(f"width must be finite and greater than 0, got {width}")
+    check_positive("width", width)
     return [max(1, round(channels * width)) for channels in features]
 
 

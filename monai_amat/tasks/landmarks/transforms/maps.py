@@ -12,6 +12,8 @@ from monai.config import KeysCollection
 from monai.transforms import MapTransform
 from torch import Tensor
 
+from monai_amat.checks import check_positive
+
 __all__ = ["LandmarkMapsd", "landmark_maps"]
 
 
@@ -110,8 +112,7 @@ class LandmarkMapsd(MapTransform):
         super().__init__(keys, allow_missing_keys)
         if len(self.keys) != 1:
             raise ValueError(f"LandmarkMapsd needs exactly one key, got {self.keys}")
-        if not (math.isfinite(relative_radius) and relative_radius > 0):
-            raise ValueError(f"relative_radius must be finite and greater than 0, got {relative_radius}")
+        check_positive("relative_radius", relative_radius)
         self.reference_key = reference_key
         self.output_key = output_key
         self.relative_radius = relative_radius

@@ -188,7 +188,7 @@ class WithoutGains:
             "box, obj, cls, got WithoutGains with hyp of type NoneType",
         ),
         (StandIn(autobalance=True), {}, ValueError, "autobalance=False"),
-        (StandIn(), {"stride": 0.0}, ValueError, r"stride must be greater than 0, got 0\.0"),
+        (StandIn(), {"stride": 0.0}, ValueError, r"stride must be positive and finite, got 0\.0"),
         (StandIn(), {"weights": {"dfl": 1.0}}, ValueError, r"weights must name terms .* got \['dfl'\]"),
     ],
 )

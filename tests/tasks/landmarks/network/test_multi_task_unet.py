@@ -132,8 +132,8 @@ def test_the_image_is_not_written_upon() -> None:
     ("settings", "message"),
     [
         ({"landmarks": 0}, "landmarks must be at least 1"),
-        ({"width": 0}, "width must be finite and greater than 0"),
-        ({"width": float("nan")}, "width must be finite"),
+        ({"width": 0}, "width must be positive and finite"),
+        ({"width": float("nan")}, "width must be positive"),
         ({"decoder_features": (8, 8)}, "one entry for each of the 5 stages"),
         ({"encoder_features": (8,) * 4, "decoder_features": (8,) * 4}, "features must have 5 entries"),
     ],
