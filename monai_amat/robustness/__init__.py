@@ -10,6 +10,7 @@ from monai_amat.robustness.probes import Probe, standard_probes
 from monai_amat.robustness.report import Report, table_text
 from monai_amat.robustness.resampling import Interval, bootstrap, by_repetition
 from monai_amat.robustness.strength import AttackStrength
+from monai_amat.robustness.suite import SampleFigure, SuiteName, attack_suite
 from monai_amat.robustness.summary import AVERAGE, summarise
 
 __all__ = [
@@ -20,8 +21,11 @@ __all__ = [
     "Probe",
     "Report",
     "RobustnessCurve",
+    "SampleFigure",
+    "SuiteName",
     "TrainedMargins",
     "attack_each",
+    "attack_suite",
     "bootstrap",
     "by_repetition",
     "compare",

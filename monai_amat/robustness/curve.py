@@ -28,6 +28,7 @@ from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.progress import Progress
+from monai_amat.robustness.attack_text import attack_text
 from monai_amat.robustness.environment import environment
 from monai_amat.robustness.notes import noise_rms, reading_notes
 from monai_amat.robustness.report import Report, table_text
@@ -58,7 +59,8 @@ class RobustnessCurve:
         data_loader: loader over an `IndexedDataset` (or a `Subset` of one) with a batch
             size; order does not matter. Every item is one sample: no `num_samples` crops.
         loss: the loss that is recorded, and that the attack raises unless `attack_loss` is given.
-        attack: used at all levels; the paper evaluates with 100 steps of `5·ε/100`.
+        attack: used at all levels, an attack or a suite (`attack_suite`); the paper evaluates with 100 steps of
+            `5·ε/100`.
         noise_levels: each ε, in the units of the network's input; 0 is the clean image.
         metric: the metric of the predictions, see `monai_amat.handlers.Metric`.
         output_dir: folder for the rows (`rows.sqlite` during the run, `robustness.csv` at its end), `summary.json`,
@@ -137,7 +139,8 @@ class RobustnessCurve:
         Returns:
             one row per noise level and sample, in that order: `noise_level`, `sample_id`, the group, the extra keys,
             `loss` (on the noisy image), `noise_norm` (‖x̃ − x‖), `noise_rms` (its root mean square per value), `stalled`
-            (attack steps that could not move the sample), and the metric's columns.
+            (attack steps that could not move the sample), the metric's columns, and under a suite `attack`, the name of
+            the attack that won.
 
         Raises:
             RuntimeError: in a distributed run; when the folder holds rows made under other settings; when a loss or
@@ -229,6 +232,7 @@ class RobustnessCurve:
             metric=self.metric,
             keys=(self.group_key, *self.extra_keys),
             postprocessing=self.postprocessing,
+            attack_names=getattr(self.attack, "names", None),
         )
         rows.insert(0, "noise_level", level)
         return rows
@@ -280,6 +284,7 @@ class RobustnessCurve:
             "levels": levels,
             "bootstrap": {**_BOOTSTRAP, "group": self.group_key},
             "noise_levels": list(self.noise_levels),
+            "attack_in_words": attack_text(self.attack),
             **self.made_with(),
             "norm": str(self.attack.norm),
             "seconds": float(costs["seconds"].sum()),
@@ -288,7 +293,8 @@ class RobustnessCurve:
         write_rows(self.output_dir / "robustness.csv", rows)
         write_text_whole(self.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
         norm = str(self.attack.norm)
-        notes = reading_notes(rows, group_key=self.group_key, norm=norm, inferer=self.inferer)
+        notes = [f"Attack: {attack_text(self.attack)}."]
+        notes += reading_notes(rows, group_key=self.group_key, norm=norm, inferer=self.inferer)
         self.report.write(table, self.output_dir, notes=notes, rms=noise_rms(rows), norm=norm)
         told = "\n".join([table_text(table), "", *notes])
         logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, told)

@@ -21,6 +21,7 @@ from monai_amat.attacks import (
 )
 from monai_amat.engines import network_fingerprint
 from monai_amat.losses.base import PerSampleLoss
+from monai_amat.robustness.attack_text import attack_text, loss_text
 
 __all__ = ["Probe", "standard_probes"]
 
@@ -71,10 +72,10 @@ class Probe:
     def __str__(self) -> str:
         if self.noise_level == 0:
             return "clean images"
-        parts = [_attack_text(self.attack)]
+        parts = [attack_text(self.attack)]
         if self.attack_loss is not None:
             weights = ", ".join(f"{name} × {weight:g}" for name, weight in self.attack_loss.weights.items())
-            parts.append(f"raising {_loss_text(self.attack_loss)}" + (f" with {weights}" if weights else ""))
+            parts.append(f"raising {loss_text(self.attack_loss)}" + (f" with {weights}" if weights else ""))
         if self.source is not None:
             parts.append(f"made on the network of weights {network_fingerprint(self.source)}")
         if self.noise_level is not None:
@@ -178,29 +179,3 @@ def standard_probes(
     )
     probes["clean"] = Probe(attack, noise_level=0.0)
     return probes
-
-
-def _loss_text(loss: PerSampleLoss) -> str:
-    """The loss by its name, with what it says of itself, as in `HeatmapOffsetLoss(heatmap=HeatmapBCE)`."""
-    told = loss.extra_repr()
-    return type(loss).__name__ + (f"({told})" if told else "")
-
-
-def _attack_text(attack: Attack) -> str:
-    """What the attack does, in words."""
-    if isinstance(attack, Restarts):
-        return f"strongest of {attack.times} starts: {_attack_text(attack.attack)}"
-    if isinstance(attack, AutoProjectedGradientDescent):
-        return f"{attack.steps} steps of Auto-PGD ({attack.norm}), best iterate"
-    if isinstance(attack, ShrinkingRadius):
-        factors = ", ".join(f"{factor:g}" for factor in attack.factors)
-        return f"{attack.attack.steps} steps of Auto-PGD ({attack.norm}) at {factors} times ε"
-    if isinstance(attack, Square):
-        return f"random search ({attack.norm}) of {attack.queries} queries, no gradient"
-    if type(attack) is not ProjectedGradientDescent:  # a subclass does something else
-        return type(attack).__name__
-    if attack.steps == 0:
-        return f"random noise ({attack.norm}) of the same size, no gradient"
-    start = "the image itself" if attack.random_start is None else "a random start"
-    iterate = "best" if attack.best_iterate else "last"
-    return f"{attack.steps} steps of {attack.rel_step:g}·ε ({attack.norm}) from {start}, {iterate} iterate"

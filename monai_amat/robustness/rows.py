@@ -30,6 +30,7 @@ def attacked_rows(
     metric: Metric,
     keys: Sequence[str],
     postprocessing: Callable[[Any], Any] | None = None,
+    attack_names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """One row per sample of an attacked batch.
 
@@ -41,6 +42,7 @@ def attacked_rows(
         metric: the metric; with `postprocessing` it gets what that makes of each sample.
         keys: keys of the batch to keep, the group first; the group is kept as text.
         postprocessing: MONAI's, for one decollated sample.
+        attack_names: names of the attacks of a suite; the rows then say in `attack` which one won.
 
     Raises:
         KeyError: when the batch lacks one of the keys.
@@ -73,6 +75,8 @@ def attacked_rows(
     rows["noise_rms"] = (last.result.noisy - plain(last.clean)).flatten(1).pow(2).mean(1).sqrt().cpu().numpy()
     rows["stalled"] = last.result.stalled.cpu().numpy()
     rows[measured.columns] = measured
+    if last.result.winner is not None and attack_names is not None:
+        rows["attack"] = [attack_names[number] for number in last.result.winner.tolist()]
     rows["gradient_evaluations"] = last.result.steps.cpu().numpy()
     gain = last.result.late_gain
     rows["late_gain"] = np.nan if gain is None else gain.float().cpu().numpy()

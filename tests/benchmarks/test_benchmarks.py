@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attack_damage
 import cpu_speed
 import margins_memory
 import other_libraries
@@ -228,3 +229,16 @@ def test_the_list_of_benchmarks_is_complete() -> None:
     assert len(scripts) >= 5
     assert [name for name in scripts if f"`{name}`" not in text] == []
     assert [name for name in re.findall(r"`(\w+\.py)`", text) if not (folder / name).is_file()] == []
+
+
+def test_the_damage_of_attacks_is_told_with_the_gradients_that_they_take(quick: Quick) -> None:
+    rows = {row["attack"]: row for row in quick(attack_damage)["results"]}
+    assert rows[attack_damage.REFERENCE]["gradients"] == 5
+    assert rows["APGD-1, smooth ADI"]["gradients"] == 1
+    assert rows["large radius first, 3 steps, smooth ADI"]["gradients"] == 3
+    assert rows["Square, 2 queries, training loss"]["gradients"] == 0
+    assert rows[attack_damage.REFERENCE]["difference"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    suite = rows["suite: worst of APGD-1 on training loss and smooth ADI"]
+    assert suite["gradients"] <= 2
+    for alone in ("APGD-1, training loss", "APGD-1, smooth ADI"):
+        assert suite["adi"]["value"] <= rows[alone]["adi"]["value"] + 1e-6

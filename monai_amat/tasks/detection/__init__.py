@@ -23,6 +23,7 @@ from monai_amat.tasks.detection.pictures import (
     make_detection_examples,
     plot_detection_examples,
 )
+from monai_amat.tasks.detection.suite import detection_suite
 from monai_amat.tasks.detection.transforms.box_affine import RandAffineBoxesd
 from monai_amat.tasks.detection.transforms.box_flip import RandFlipBoxesd
 from monai_amat.tasks.detection.transforms.box_targets import BoxTargetsd
@@ -56,6 +57,7 @@ __all__ = [
     "WrongClassLoss",
     "YOLOv5",
     "decode_detections",
+    "detection_suite",
     "draw_boxes",
     "list_images",
     "load_voc",

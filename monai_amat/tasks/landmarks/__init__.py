@@ -17,6 +17,7 @@ from monai_amat.tasks.landmarks.pictures import (
     make_landmark_examples,
     plot_landmark_examples,
 )
+from monai_amat.tasks.landmarks.suite import landmark_suite
 from monai_amat.tasks.landmarks.transforms.cephalogram import LoadCephalogramd
 from monai_amat.tasks.landmarks.transforms.maps import LandmarkMapsd
 from monai_amat.tasks.landmarks.transforms.points import LandmarksToImaged
@@ -44,6 +45,7 @@ __all__ = [
     "decode_landmarks",
     "draw_landmarks",
     "landmark_confidence",
+    "landmark_suite",
     "list_radiographs",
     "load_cephalograms",
     "load_landmark_list",

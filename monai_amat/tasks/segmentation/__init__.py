@@ -26,6 +26,7 @@ from monai_amat.tasks.segmentation.planning.nnunet_plans import read_plans
 from monai_amat.tasks.segmentation.planning.noise import per_value, suggest_noise
 from monai_amat.tasks.segmentation.planning.plan import Plan2D, plan_2d
 from monai_amat.tasks.segmentation.planning.properties import DatasetProperties, dataset_properties
+from monai_amat.tasks.segmentation.suite import segmentation_suite
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacingd
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 from monai_amat.tasks.segmentation.writer import LabelMapFilesHandler
@@ -63,6 +64,7 @@ __all__ = [
     "plan_2d",
     "plot_examples",
     "read_plans",
+    "segmentation_suite",
     "split",
     "suggest_noise",
     "write_phantom",
