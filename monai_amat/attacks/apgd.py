@@ -47,15 +47,15 @@ def window_ends(steps: int) -> list[int]:
 class AutoProjectedGradientDescent(BallAttack):
     r"""Raise the loss of each sample by gradient steps with momentum, whose size follows from the progress.
 
-    With :math:`g_k` the gradient of the sample's own loss and :math:`\eta` the sample's step size, at first
-    :math:`2r`,
+    With $g_k$ the gradient of the sample's own loss and $\eta$ the sample's step size, at first
+    $2r$,
 
-    .. math::
+    $$
+    z_k = \Pi\!\left(\delta_k + \eta\,\frac{g_k}{\|g_k\|}\right), \qquad
+    \delta_{k+1} = \Pi\!\left(\delta_k + \tfrac34 (z_k - \delta_k) + \tfrac14 (\delta_k - \delta_{k-1})\right),
+    $$
 
-        z_k = \Pi\!\left(\delta_k + \eta\,\frac{g_k}{\|g_k\|}\right), \qquad
-        \delta_{k+1} = \Pi\!\left(\delta_k + \tfrac34 (z_k - \delta_k) + \tfrac14 (\delta_k - \delta_{k-1})\right),
-
-    :math:`\Pi` projecting onto the ball and then into `clip_range`; the first step has no momentum. At the end of
+    $\Pi$ projecting onto the ball and then into `clip_range`; the first step has no momentum. At the end of
     each window of steps (`window_ends`) a sample halves its step size and goes back to its best point where the loss
     rose in at most 75 % of the window's steps, or where the step size was not halved at the last window and the best
     loss has not risen since. The point of highest loss is returned. There is no step size to set.

@@ -31,7 +31,7 @@ class Evaluation:
 
     Args:
         loss: `(n,)`, what the attack raises; differentiable in the noisy input.
-        accepted: `(n,)` bool, whether the network still does well enough there; None where nobody asked.
+        accepted: `(n,)` bool, whether the network still does well enough there; None where no verdict is wanted.
     """
 
     loss: Tensor
@@ -51,7 +51,7 @@ class AttackResult:
     Args:
         noisy: same shape and type as the inputs, detached.
         accepted: `(B,)` verdict at `noisy`; None where the objective gave none.
-        all_accepted: `(B,)` whether every iterate was accepted, `noisy` included; None likewise.
+        all_accepted: `(B,)` whether every iterate was accepted, `noisy` included; None where the objective gave none.
         steps: `(B,)` gradient evaluations spent.
         stalled: `(B,)` steps at which the gradient was zero or not finite, so that the sample did not move.
         late_gain: `(B,)` by how much the loss rose over the last tenth of the steps, the best loss where the attack
@@ -159,7 +159,7 @@ def check_inputs(inputs: Tensor, clip_range: tuple[float, float] | None) -> Tens
 
 
 def round_range(clip_range: tuple[float, float] | None, dtype: torch.dtype) -> tuple[float, float] | None:
-    """The range as `dtype` holds it: 0.1 is no float32, and an image clipped to it is yet in range."""
+    """The range with both bounds rounded to `dtype`: an image clipped to 0.1 in float32 must count as in range."""
     if clip_range is None or not dtype.is_floating_point:
         return clip_range
     low, high = torch.tensor(clip_range, dtype=dtype, device="cpu").tolist()

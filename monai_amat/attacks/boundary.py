@@ -76,11 +76,11 @@ class BoundaryPGD(ProjectedGradientDescent):
     def begin(self, inputs: Tensor, radius: Tensor | float, seeds: Sequence[int] | None) -> AttackState:
         """Lay out the state with room for both ends of each sample's boundary."""
         state = super().begin(inputs, radius, seeds)
-        nobody = torch.zeros(len(state.clean), dtype=torch.bool, device=state.clean.device)
+        none = torch.zeros(len(state.clean), dtype=torch.bool, device=state.clean.device)
         return _BoundaryState(
             **vars(state),
-            has_accepted=nobody,
-            rejected=nobody.clone(),
+            has_accepted=none,
+            rejected=none.clone(),
             inside=torch.zeros_like(state.clean),
             outside=torch.zeros_like(state.clean),
         )
@@ -105,7 +105,7 @@ class BoundaryPGD(ProjectedGradientDescent):
         return kept
 
     def finish(self, objective: Objective, state: AttackState) -> AttackResult:
-        """Judge the last iterates, bisect the rejected samples, give the hopeless ones plain noise."""
+        """Judge the last iterates, bisect the rejected samples, attack the samples that are rejected without noise."""
         assert isinstance(state, _BoundaryState)
         if len(state.rows):
             last = state.select(state.noise)
@@ -114,7 +114,7 @@ class BoundaryPGD(ProjectedGradientDescent):
         state.accepted = state.has_accepted.clone()
         self._bisect(objective, state)
         state.noise = state.inside
-        self._attack_hopeless(objective, state)
+        self._attack_rejected_when_clean(objective, state)
         return self.pack(state)
 
     def _bisect(self, objective: Objective, state: _BoundaryState) -> None:
@@ -130,7 +130,7 @@ class BoundaryPGD(ProjectedGradientDescent):
             inside, outside = torch.where(good, middle, inside), torch.where(good, outside, middle)
         state.inside[state.rows] = inside
 
-    def _attack_hopeless(self, objective: Objective, state: _BoundaryState) -> None:
+    def _attack_rejected_when_clean(self, objective: Objective, state: _BoundaryState) -> None:
         rows = torch.nonzero(~state.has_accepted).flatten()
         if not len(rows) or self.floor == 0:
             return

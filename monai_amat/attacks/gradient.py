@@ -16,16 +16,16 @@ _SCALES = (2.0**15, 2.0**8, 1.0)
 def input_gradient(
     loss: Tensor, noisy: Tensor, *, kept: Tensor | None = None, amp: torch.dtype | None = None
 ) -> Tensor:
-    """Gradient of the kept samples' losses, right up to a factor of each sample's own: the attack normalises it.
+    """Gradient of the kept samples' losses, correct up to one factor per sample, which the attack normalises away.
 
     Half-precision activations lose gradients under 6e-8 and overflow over 65504, so there the losses are scaled up. A
     sample that overflows takes a smaller scale, and its neighbours keep theirs: noise never depends on them.
 
     Args:
         loss: `(n,)`, from `noisy`.
-        noisy: `(n, *shape)`, a leaf that asks for a gradient.
+        noisy: `(n, *shape)`, a leaf with `requires_grad`.
         kept: `(n,)` bool, the samples that matter; None for all.
-        amp: the type that the loss was computed in under autocast, beside what the tensors tell.
+        amp: the type that the loss was computed in under autocast, where the types of the tensors do not show it.
 
     Returns:
         `(k, *shape)` of the k samples kept.

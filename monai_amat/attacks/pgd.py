@@ -81,9 +81,11 @@ class AttackState:
 class ProjectedGradientDescent:
     r"""Raise the loss of each sample by `steps` normalised gradient steps inside a ball around it.
 
-    .. math:: \delta \leftarrow \Pi_{\|\delta\| \le r}\left(\delta + a\,r\,\frac{g}{\|g\|}\right)
+    $$
+    \delta \leftarrow \Pi_{\|\delta\| \le r}\left(\delta + a\,r\,\frac{g}{\|g\|}\right)
+    $$
 
-    with :math:`g` the gradient of that sample's own loss and :math:`a` = `rel_step`. Under the maximum norm the
+    with $g$ the gradient of the sample's own loss and $a$ = `rel_step`. Under the maximum norm the
     direction is the sign of g. With `clip_range` the noisy image is then clipped, which only shrinks the noise.
 
     Args:
@@ -141,7 +143,7 @@ class ProjectedGradientDescent:
             objective: see `Objective`.
             inputs: `(B, *shape)`, floating point, any number of dimensions.
             radius: `(B,)` or a number, in the units of `inputs`; 0 returns the input.
-            seeds: one integer a sample for the random start; by default sample i draws from seed i.
+            seeds: one integer per sample for the random start; by default sample i draws from seed i.
 
         Returns:
             the result; the noise stays within `radius` up to rounding.
@@ -228,7 +230,7 @@ class ProjectedGradientDescent:
         return None
 
     def finish(self, objective: Objective, state: AttackState) -> AttackResult:
-        """Judge the last iterate, where verdicts or the best iterate are asked for, and pack the result."""
+        """Judge the last iterate, where verdicts or the best iterate are wanted, and pack the result."""
         if state.all_accepted is not None or self.best_iterate:
             last = self.look(objective, state, state.noise)
             self.observe(state, state.noise, last)

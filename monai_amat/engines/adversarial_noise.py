@@ -73,7 +73,7 @@ class AdversarialNoised(MapTransform):
             raise TypeError(f"{type(loss).__name__} is not a PerSampleLoss; wrap it: monai_amat.losses.PerSample(loss)")
         if check_attack(attack).needs_verdicts:
             raise ValueError(
-                f"{type(attack).__name__} stops at a boundary, which nobody draws here; use another attack"
+                f"{type(attack).__name__} stops at an acceptance boundary, which is unknown here; use another attack"
             )
         self.network = network
         self.loss = loss

@@ -53,7 +53,7 @@ def check_compiled_gradient(network: nn.Module, loss: Callable[[], Tensor]) -> N
     if bool(plain.any()) and not cosine >= _LEAST_COSINE and bool(plain.isfinite().all()):
         raise RuntimeError(
             f"the compiled network has another gradient than the network itself (cosine {cosine:.2f}, torch "
-            f"{torch.__version__}): the compiler makes an error; train without compile, or with "
+            f"{torch.__version__}): the compiler is in error; train without compile, or with "
             "compile_kwargs={'backend': 'aot_eager'}"
         )
 

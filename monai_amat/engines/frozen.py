@@ -66,7 +66,7 @@ def frozen(network: nn.Module) -> Iterator[nn.Module]:
     """Look at a network without touching it.
 
     Inside, layers that couple samples or draw random numbers (BatchNorm and kin, dropout) are in eval mode and no
-    parameter asks for a gradient; every other `training` flag stays as it is, so that deep-supervision heads and
+    parameter requires a gradient; every other `training` flag stays as it is, so that deep-supervision heads and
     detectors' training outputs keep their form. On exit, exceptions included, all is as it was. It may be nested.
 
     Dropout that a module calls as a function in its own forward (MONAI's `AHNet`) cannot be seen from here.

@@ -23,7 +23,7 @@ def measure(loss: PerSampleLoss, pred: Any, target: Any) -> Measurement:
     """Loss terms, their total, and what metrics look at, without a graph.
 
     Raises:
-        ValueError: when a term is not one value a sample.
+        ValueError: when a term is not one value per sample.
     """
     with torch.no_grad():
         terms = loss.terms(pred, target)

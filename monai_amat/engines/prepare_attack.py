@@ -78,7 +78,7 @@ class PrepareBatchAttack(PrepareBatch):
     ) -> None:
         if not isinstance(loss, PerSampleLoss):
             raise TypeError(
-                f"an attack needs one loss a sample, but {type(loss).__name__} is not a PerSampleLoss; "
+                f"an attack needs one loss per sample, but {type(loss).__name__} is not a PerSampleLoss; "
                 "wrap it: monai_amat.losses.PerSample(loss)"
             )
         self.network = network
@@ -122,7 +122,7 @@ class PrepareBatchAttack(PrepareBatch):
         return torch.as_tensor(batchdata[key]).reshape(-1).cpu()
 
     def _seeds(self, batchdata: Any, inputs: Tensor) -> list[int]:
-        """A seed a sample: from the batch, or, for loaders that give none, from what the sample holds."""
+        """One seed per sample: from the batch, or, for loaders that give none, from what the sample holds."""
         given = self._column(batchdata, self.seed_key)
         if given is not None:
             return [int(seed) for seed in given]

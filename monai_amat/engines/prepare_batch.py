@@ -26,10 +26,12 @@ __all__ = ["PrepareBatchAdversarial"]
 class PrepareBatchAdversarial(PrepareBatchAttack):
     r"""Turn each batch `x` into `[x ; x̃]`: SAT with a constant radius, AMAT with margins.
 
-    MONAI's trainer then takes one forward, one loss and one step as always. With a loss of one value a sample, its
+    MONAI's trainer then takes one forward, one loss and one step as always. With a loss of one value per sample, its
     mean over the doubled batch is equation 1,
 
-    .. math:: \tfrac12\left(L(f(x), y) + L(f(\tilde x), y)\right).
+    $$
+    \tfrac12\left(L(f(x), y) + L(f(\tilde x), y)\right).
+    $$
 
     Args:
         network: the network that is trained; wrappers (DDP, compile) are looked through.

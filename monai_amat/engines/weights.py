@@ -113,7 +113,7 @@ def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Any]:
 
 
 def _check_settings(path: Path, kept: Any, here: Mapping[str, Any]) -> None:
-    if not isinstance(kept, Mapping):  # whoever wrote the file may call other things so
+    if not isinstance(kept, Mapping):  # other programs may keep something else under this name
         return
     for key in (key for key in here if key in kept):
         # The command line makes a tuple of (100,80), a configuration a list.

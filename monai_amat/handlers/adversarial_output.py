@@ -45,7 +45,7 @@ class AdversarialOutputHandler:
         self.prepare_batch = prepare_batch
         self.clean: Measurement | None = None
         self.noisy: Measurement | None = None
-        self._epoch_told = False
+        self._epoch_warned = False
 
     def attach(self, engine: Any) -> None:
         """Attach to a `SupervisedTrainer` whose `prepare_batch` is the one given.
@@ -83,8 +83,8 @@ class AdversarialOutputHandler:
 
     def _check_epoch(self, engine: Any) -> None:
         epoch = getattr(getattr(engine.data_loader, "dataset", None), "epoch", None)
-        if epoch is not None and epoch != engine.state.epoch and engine.state.epoch > 1 and not self._epoch_told:
-            self._epoch_told = True
+        if epoch is not None and epoch != engine.state.epoch and engine.state.epoch > 1 and not self._epoch_warned:
+            self._epoch_warned = True
             warnings.warn(
                 f"the data set draws for epoch {epoch} in epoch {engine.state.epoch}: augmentation and random starts "
                 "repeat themselves; add monai_amat.handlers.EpochSeedHandler to the trainer",

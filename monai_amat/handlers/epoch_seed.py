@@ -1,4 +1,4 @@
-"""EpochSeedHandler: tells the data which epoch it is, and restarts the global random generators from it."""
+"""EpochSeedHandler: sets the epoch of the data, and restarts the global random generators from it."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ class EpochSeedHandler:
                 f"epoch_length is {epoch_length}, but one pass of the data loader is "
                 f"{'of unknown length' if batches is None else f'{batches} batches'}: passes would straddle epochs and "
                 "a resumed run would see other batches. Leave epoch_length out, and set the length of an epoch with "
-                "SeededSampler(num_samples=epoch_length * batch_size * world_size)."
+                "SeededSampler(num_samples=epoch_length * batch_size * world_size)"
             )
 
     def _start_epoch(self, engine: Any) -> None:

@@ -51,7 +51,7 @@ class GradientClipHandler:
     @property
     def last_norm(self) -> float | None:
         """Norm of the latest gradient before it was clipped; None before the first step."""
-        # Kept as a tensor until asked for, so that a GPU is not made to wait every iteration.
+        # Kept as a tensor until it is read, so that a GPU does not wait every iteration.
         return None if self._last_norm is None else float(self._last_norm)
 
     def attach(self, engine: Engine) -> None:

@@ -26,15 +26,15 @@ class MarginStatsHandler:
     """Summarise margins and verdicts at the end of every epoch.
 
     A row holds the epoch; mean and quantiles of all margins; the shares of visits whose noisy sample was accepted,
-    whose clean sample the same judge accepts, whose margin shrank; mean noise norm; gradient evaluations, in all and a
-    visit; stalled steps. With `groups` there is a mean margin a group as well: margins follow what is in a sample as
-    much as how robust the network is, so look at them apart.
+    whose clean sample the same judge accepts, whose margin shrank; mean noise norm; gradient evaluations, in all
+    and per visit; stalled steps. With `groups` there is one mean margin per group as well: margins depend on what is in
+    a sample as much as on how robust the network is, so compare them within a group.
 
     Args:
         margins: the handler that moves the margins; attach that one first.
         path: CSV table to keep; a resumed run goes on in it. None for none.
         log_dir: TensorBoard folder. None for none.
-        groups: a group name a sample ID, for example its classes present.
+        groups: one group name per sample ID, for example its classes present.
 
     The last row is in `row` and in `engine.state.margin_stats`.
 

@@ -102,7 +102,7 @@ class NonFiniteGuardHandler:
                 for buffer, saved in self._saved:
                     buffer.copy_(saved)
             logger.warning(
-                "iteration %d: the loss or its gradient is not finite%s; the step is skipped (%d in a row, %d in all).",
+                "iteration %d: the loss or its gradient is not finite%s; the step is skipped (%d in a row, %d in all)",
                 engine.state.iteration,
                 _where(engine.state.batch),
                 self.consecutive,
@@ -138,7 +138,7 @@ class NonFiniteGuardHandler:
         return (
             f"training stopped at iteration {engine.state.iteration}: the loss or its gradient was not finite "
             f"{self.consecutive} times without a good step between{_where(engine.state.batch)}. {weights}. The last "
-            "checkpoint is untouched: look at these samples, lower the learning rate or clip gradients, and resume."
+            "checkpoint is untouched: look at these samples, lower the learning rate or clip gradients, and resume"
         )
 
 

@@ -46,5 +46,5 @@ def plain_state(value: Any, where: str) -> Any:
     raise TypeError(
         f"the state to save holds a {kind.__module__}.{kind.__qualname__} at {where}. Checkpoints hold only tensors, "
         "numbers, strings and plain containers of them, so that they load without running code: let the object's "
-        "state_dict return these."
+        "state_dict return these"
     )

@@ -117,9 +117,9 @@ class ResumeHandler:
         self._lock = FolderLock(self.save_dir / f".{name}.lock", "a training")
         for key, value in self.objects.items():
             if key in _AUTOMATIC:
-                raise ValueError(f"objects[{key!r}]: the trainer's {key} is saved anyway; leave it out or rename it.")
+                raise ValueError(f"objects[{key!r}]: the trainer's {key} is saved anyway; leave it out or rename it")
             if not (hasattr(value, "state_dict") and hasattr(value, "load_state_dict")):
-                raise TypeError(f"objects[{key!r}] is a {type(value).__name__} without state_dict and load_state_dict.")
+                raise TypeError(f"objects[{key!r}] is a {type(value).__name__} without state_dict and load_state_dict")
 
     def attach(self, engine: Engine) -> None:
         """Register with a MONAI trainer, and check that files can be written and that no other process writes them."""
@@ -142,7 +142,7 @@ class ResumeHandler:
 
     def _start(self, engine: Any) -> None:
         if engine.state.epoch_length is None:
-            raise ValueError("ResumeHandler needs the trainer's epoch_length, but its data loader has no length.")
+            raise ValueError("ResumeHandler needs the trainer's epoch_length, but its data loader has no length")
         # At STARTED, so as to come last on EPOCH_COMPLETED, behind schedulers and metrics.
         if not engine.has_event_handler(self._epoch_completed, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -218,12 +218,12 @@ class ResumeHandler:
                 logger.warning("%s; trying the checkpoint before it", error)
                 continue
             if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
-                raise RuntimeError(f"{path} is no checkpoint of format {_FORMAT}: give another save_dir or name.")
+                raise RuntimeError(f"{path} is no checkpoint of format {_FORMAT}: give another save_dir or name")
             return path, payload
         if files:
             names = ", ".join(path.name for path in files)
             raise RuntimeError(
-                f"none of the checkpoints in {self.save_dir} can be read ({names}): remove them to start anew."
+                f"none of the checkpoints in {self.save_dir} can be read ({names}): remove them to start anew"
             )
         return None
 
@@ -234,7 +234,7 @@ class ResumeHandler:
             if first[0] != epoch:
                 raise RuntimeError(
                     f"rank 0 resumes after epoch {first[0]}, rank {rank()} after epoch {epoch}: {self.save_dir} must "
-                    "be one folder that all ranks see."
+                    "be one folder that all ranks see"
                 )
 
     def _restore(self, engine: Any, path: Path, payload: dict[str, Any]) -> None:
@@ -283,7 +283,7 @@ class ResumeHandler:
             raise RuntimeError(
                 f"{path} does not fit this run: it lacks {sorted(missing) or 'nothing'}, and holds "
                 f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeHandler the same objects "
-                "and the trainer the same amp as before, or use another save_dir."
+                "and the trainer the same amp as before, or use another save_dir"
             )
 
 
@@ -313,7 +313,7 @@ def _check_architecture(path: Path, name: str, module: nn.Module, state: Mapping
         )
         raise RuntimeError(
             f"{path} holds another architecture of {name!r}: {len(differing)} entries differ ({shown}). Build the "
-            "network that the run began with, or use another save_dir."
+            "network that the run began with, or use another save_dir"
         )
 
 
@@ -326,6 +326,4 @@ def _check_settings(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         lacking = [key for key in optimizer.defaults if key not in group]
         if lacking:
-            raise ValueError(
-                f"the file's optimiser is no {type(optimizer).__name__}: it has no setting {lacking[0]!r}."
-            )
+            raise ValueError(f"the file's optimiser is no {type(optimizer).__name__}: it has no setting {lacking[0]!r}")

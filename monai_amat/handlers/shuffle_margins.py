@@ -1,4 +1,4 @@
-"""ShuffleMarginsHandler: the control in which margins belong to nobody in particular."""
+"""ShuffleMarginsHandler: the control in which margins are dealt out at random."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Losses with one value a sample: the contract, segmentation, landmarks, detection, and an adapter for any other."""
+"""Losses with one value per sample: the contract, segmentation, landmarks, detection, and an adapter for any other."""
 
 from monai_amat.losses.attack import (
     AttackCrossEntropy,

@@ -143,7 +143,7 @@ def class_weights(truth: Tensor, classes: int) -> Tensor:
 
 
 class AttackCrossEntropy(PixelLoss):
-    r"""Cross-entropy :math:`w_y\,m\,(-\log p_y)` of each pixel, balanced or masked or both.
+    r"""Cross-entropy $w_y\,m\,(-\log p_y)$ of each pixel, balanced or masked or both.
 
     Masked, only pixels that are predicted right count (m = 1), so that no effort goes to pixels that are lost.
     Balanced, each class that the sample has weighs the same, so that the background does not decide. Masked and
@@ -178,7 +178,7 @@ class AttackCrossEntropy(PixelLoss):
 
 
 class JensenShannon(PixelLoss):
-    r"""Jensen-Shannon divergence of prediction and truth, :math:`\ln 2 + \frac12[p \ln p - (1 + p) \ln(1 + p)]`.
+    r"""Jensen-Shannon divergence of prediction and truth, $\ln 2 + \frac12[p \ln p - (1 + p) \ln(1 + p)]$.
 
     p is the probability of the true class. Bounded by ln 2: the gradient of a pixel that is lost vanishes by itself.
 
@@ -196,7 +196,7 @@ class JensenShannon(PixelLoss):
 
 
 class SphericalLoss(PixelLoss):
-    r"""Minus the true logit over the length of the logits, :math:`-m\,z_y/\lVert z \rVert_2`.
+    r"""Minus the true logit over the length of the logits, $-m\,z_y/\lVert z \rVert_2$.
 
     Only pixels that are predicted right count (m = 1). Free of the scale of the logits: a network whose logits are so
     large that the softmax is saturated has the gradient of any other. With sigmoid the length is the root mean square
@@ -223,8 +223,8 @@ class SphericalLoss(PixelLoss):
 class SegPGDLoss(PixelLoss):
     r"""Cross-entropy whose weight moves from right to wrong pixels along the attack (Gu et al. 2022, SegPGD).
 
-    :math:`(1 - \lambda)\,CE` on pixels predicted right and :math:`\lambda\,CE` on wrong ones, with
-    :math:`\lambda = t/(2T)` at step t of T. An attack of a fixed number of steps says how far it is, and the
+    $(1 - \lambda)\,CE$ on pixels predicted right and $\lambda\,CE$ on wrong ones, with
+    $\lambda = t/(2T)$ at step t of T. An attack of a fixed number of steps says how far it is, and the
     objective hands that on (`at`); attacks that compare the losses of their steps use λ = ½, the final form.
 
     Args:
@@ -260,7 +260,7 @@ class SegPGDLoss(PixelLoss):
 class CosPGDLoss(PixelLoss):
     r"""Cross-entropy weighted by the cosine of prediction and truth (Agnihotri et al. 2024, CosPGD).
 
-    :math:`\frac{p_y}{\lVert p \rVert_2} CE`, the weight without a gradient: pixels that are lost weigh little.
+    $\frac{p_y}{\lVert p \rVert_2} CE$, the weight without a gradient: pixels that are lost weigh little.
 
     Example:
         >>> CosPGDLoss()(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))  # ln 2 / sqrt 2
@@ -276,7 +276,7 @@ class CosPGDLoss(PixelLoss):
 
 
 class MarginRatio(PixelLoss):
-    r"""Difference of logits ratio, :math:`-(z_y - \max_{c \ne y} z_c)/(z_{(1)} - z_{(3)})` (Croce and Hein 2020).
+    r"""Difference of logits ratio, $-(z_y - \max_{c \ne y} z_c)/(z_{(1)} - z_{(3)})$ (Croce and Hein 2020).
 
     Free of shift and scale of the logits. Needs softmax with at least 3 classes.
 

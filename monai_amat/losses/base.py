@@ -28,7 +28,7 @@ def full_precision(tensor: Tensor) -> Tensor:
 
 
 class PerSampleLoss(nn.Module, ABC):
-    """A loss that returns one value a sample, made of named terms.
+    """A loss that returns one value per sample, made of named terms.
 
     MONAI's trainer takes the mean of what the loss returns, so over a doubled batch `[x ; x~]` it minimises
     `(L(f(x)) + L(f(x~))) / 2`, the paper's equation 1. Algorithm 1 compares the loss of each noisy sample with a
@@ -64,7 +64,7 @@ class PerSampleLoss(nn.Module, ABC):
         for name, weight in self.weights.items():
             check_not_negative(f"weight of loss term {name!r}", weight)
         if isinstance(judged, str) or not judged:
-            raise ValueError(f"judged must be a non-empty sequence of term names or 'total', but is {judged!r}.")
+            raise ValueError(f"judged must be a non-empty sequence of term names or 'total', got {judged!r}")
         self.judged = tuple(judged)
         self._forward_terms: dict[str, Tensor] | None = None
 
@@ -74,7 +74,7 @@ class PerSampleLoss(nn.Module, ABC):
 
         Args:
             pred: what the network returned: a tree (tensor, list, tuple, dict) of tensors with the sample at dim 0.
-            target: the truth, such a tree as well.
+            target: the truth, a tree of the same kind.
 
         Returns:
             for each name a tensor of shape `(B,)`, at least float32, differentiable in `pred`; value i depends on
@@ -89,10 +89,10 @@ class PerSampleLoss(nn.Module, ABC):
         """
         if not terms or "total" in terms:
             raise ValueError(
-                f"{type(self).__name__}.terms must name at least one term, none 'total', but gave {list(terms)}."
+                f"{type(self).__name__}.terms must name at least one term, none of them 'total', got {list(terms)}"
             )
         if unknown := self.weights.keys() - terms.keys():
-            raise ValueError(f"weights name {sorted(unknown)}, but the loss has the terms {list(terms)}.")
+            raise ValueError(f"weights name {sorted(unknown)}, but the loss has the terms {list(terms)}")
         first, *rest = (self.weights.get(name, 1.0) * value for name, value in terms.items())
         return sum(rest, start=first)
 

@@ -18,11 +18,11 @@ _ABOUT_THE_BATCH = ("AUCMLoss", "BarlowTwinsLoss", "ContrastiveLoss")
 
 
 class PerSample(PerSampleLoss):
-    """Wraps a torch or MONAI loss, or any callable `loss(pred, target)`, so that it gives one value a sample.
+    """Wraps a torch or MONAI loss, or any callable `loss(pred, target)`, so that it gives one value per sample.
 
     Sample i is the loss of the slices `[i:i+1]` of every tensor in `pred` and `target`, in float32 and outside
-    autocast; what `reduction="none"` leaves is averaged. That costs a call a sample; a loss written per sample, such
-    as `DiceCELoss`, is faster.
+    autocast; what `reduction="none"` leaves is averaged. That costs one call per sample; a loss written per sample,
+    such as `DiceCELoss`, is faster.
 
     Where this changes what the loss means, a warning says so: Dice over the batch, class weights or an `ignore_index`
     whose normaliser is summed over the batch, `reduction="sum"`, and losses that compare samples with one another.
@@ -45,18 +45,18 @@ class PerSample(PerSampleLoss):
     def __init__(self, loss: Callable[..., Tensor], *, name: str = "loss") -> None:
         super().__init__()
         if isinstance(loss, PerSampleLoss):
-            raise TypeError(f"{type(loss).__name__} gives one value a sample already: use it directly.")
+            raise TypeError(f"{type(loss).__name__} gives one value per sample already; use it directly")
         if isinstance(loss, type):
-            raise TypeError(f"loss must be an instance: pass {loss.__name__}(...), not the class.")
+            raise TypeError(f"loss must be an instance: pass {loss.__name__}(...), not the class")
         if not callable(loss):
-            raise TypeError(f"loss must be callable as loss(pred, target), but is a {type(loss).__name__}.")
+            raise TypeError(f"loss must be callable as loss(pred, target), got {type(loss).__name__}")
         if not name or name == "total":
-            raise ValueError(f"name must be non-empty and not 'total', but is {name!r}.")
+            raise ValueError(f"name must be non-empty and not 'total', got {name!r}")
         self.loss = loss
         self.name = name
         if changes := list(dict.fromkeys(_changes(loss))):
             warnings.warn(
-                f"evaluated sample by sample, {type(loss).__name__} means something else: {'; '.join(changes)}.",
+                f"evaluated sample by sample, {type(loss).__name__} means something else: {'; '.join(changes)}",
                 stacklevel=2,
             )
 
@@ -65,7 +65,7 @@ class PerSample(PerSampleLoss):
 
         Args:
             pred: a tree of tensors with the sample at dim 0.
-            target: such a tree as well.
+            target: a tree of the same kind.
 
         Raises:
             TypeError: if a leaf is not a tensor, or the loss returns something else than a tensor.
@@ -78,9 +78,7 @@ class PerSample(PerSampleLoss):
             for i in range(batch):
                 value = self.loss(*tree_map(lambda leaf, i=i: leaf[i : i + 1], (pred, target)))
                 if not isinstance(value, Tensor):
-                    raise TypeError(
-                        f"{type(self.loss).__name__} must return a tensor, but returned a {type(value).__name__}."
-                    )
+                    raise TypeError(f"{type(self.loss).__name__} must return a tensor, got {type(value).__name__}")
                 values.append(full_precision(value).mean())
         return {self.name: torch.stack(values) if values else torch.zeros(0, device=device)}
 
@@ -101,10 +99,10 @@ def _batch(trees: tuple[Any, Any]) -> tuple[int, torch.device]:
     for where, leaf in leaves:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
             found = "a tensor without dimensions" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
-            raise TypeError(f"{where} must be a tensor with the sample at dim 0, but is {found}.")
+            raise TypeError(f"{where} must be a tensor with the sample at dim 0, got {found}")
     if len({leaf.shape[0] for _, leaf in leaves}) != 1:
         shapes = {where: tuple(leaf.shape) for where, leaf in leaves}
-        raise ValueError(f"all tensors must hold the same number of samples at dim 0, but the shapes are {shapes}.")
+        raise ValueError(f"all tensors must hold the same number of samples at dim 0, got shapes {shapes}")
     return leaves[0][1].shape[0], leaves[0][1].device
 
 

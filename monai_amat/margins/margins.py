@@ -1,4 +1,4 @@
-"""The margins E(i) of Algorithm 1: one number a sample, kept through shuffling, sharding and resuming."""
+"""The margins E(i) of Algorithm 1: one number per sample, kept through shuffling, sharding and resuming."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class SampleMargins:
             raise ValueError(f"saved margins hold 'values' and 'fingerprint', but this state holds {sorted(state)}")
         values = torch.as_tensor(state["values"], dtype=torch.float32, device="cpu")
         if values.ndim != 1:
-            raise ValueError(f"saved margins must be one number a sample, got shape {tuple(values.shape)}")
+            raise ValueError(f"saved margins must be one number per sample, got shape {tuple(values.shape)}")
         if len(values) != len(self):
             raise ValueError(f"saved margins are of {len(values)} samples, this data set has {len(self)}")
         saved = str(state.get("fingerprint", ""))

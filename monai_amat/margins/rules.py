@@ -17,8 +17,10 @@ __all__ = ["BoundaryRule", "MarginRule", "PaperRule", "PathRule"]
 class MarginRule:
     r"""Grow an accepted margin by Δ, refine a rejected one.
 
-    .. math:: E \leftarrow \begin{cases} E + \Delta & \text{accepted (line 10)}\\
-                                         (\|\tilde x - x\| + E)/2 & \text{rejected (line 12)}\end{cases}
+    $$
+    E \leftarrow \begin{cases} E + \Delta & \text{accepted (line 10)}\\
+    (\|\tilde x - x\| + E)/2 & \text{rejected (line 12)}\end{cases}
+    $$
 
     Args:
         step: Δ, the expansion step, in the units of the image; also what every margin starts at.
@@ -60,7 +62,7 @@ class MarginRule:
             noise_norm: `(n,)` size of the noise that was judged.
 
         Returns:
-            `(n,)`, within `[min_margin, max_margin]` for those that changed side of neither bound.
+            `(n,)`, rejected margins are at least `min_margin`, and all margins are at most `max_margin`.
         """
         enlarged = margin + self.step  # line 10
         refined = (self.decay * (noise_norm + margin) / 2).clamp_min(self.min_margin)  # line 12

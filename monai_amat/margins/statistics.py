@@ -47,7 +47,7 @@ class MeanStd:
 class Huber:
     r"""Huber's location plus k times his scale, little moved by a few wild losses: the authors' choice for landmarks.
 
-    His proposal 2 (Huber 1981, section 6.4): location m and scale s at which, over :math:`z = (v - m)/s` clipped to
+    His proposal 2 (Huber 1981, section 6.4): location m and scale s at which, over $z = (v - m)/s$ clipped to
     ±1.5, the mean is 0 and the mean square is what it is for a standard normal z. Losses that are normal, as section
     2.2 takes them, thus have their mean and standard deviation as location and scale.
 

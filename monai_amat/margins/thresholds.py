@@ -1,4 +1,4 @@
-"""The thresholds ξ, one a judged loss term (sections 2.2 and 2.3): fitted and saved, or kept while training."""
+"""The thresholds ξ, one per judged loss term (sections 2.2 and 2.3): fitted and saved, or kept while training."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class Thresholds:
         if not 0.3 <= share <= 0.9:
             warnings.warn(
                 f"ξ accepts {share:.0%} of the clean samples themselves; outside 30–90 % margins hardly move, or only "
-                "grow. Look at the losses by kind of sample, or choose another statistic.",
+                "grow. Look at the losses by kind of sample, or choose another statistic",
                 stacklevel=2,
             )
         return cls(

@@ -195,7 +195,7 @@ def test_losses_that_are_not_per_sample_are_refused() -> None:
 def test_attacks_that_follow_a_boundary_are_refused() -> None:
     from monai_amat.attacks import BoundaryPGD
 
-    with pytest.raises(ValueError, match="BoundaryPGD stops at a boundary"):
+    with pytest.raises(ValueError, match="BoundaryPGD stops at an acceptance boundary"):
         noised(attack=BoundaryPGD())
 
 

@@ -81,7 +81,7 @@ def test_a_weight_that_names_no_term_is_refused() -> None:
         ({"a": torch.zeros(1)}, ValueError, r"'a'.*shape \(1,\)"),
         ({"a": 1.0}, TypeError, "'a' must be a tensor.*float"),
         ({}, ValueError, "at least one term"),
-        ({"total": torch.zeros(2)}, ValueError, "none 'total'"),
+        ({"total": torch.zeros(2)}, ValueError, "none of them 'total'"),
     ],
 )
 def test_forward_refuses_terms_that_are_not_per_sample(terms: Any, error: type[Exception], message: str) -> None:

@@ -214,5 +214,5 @@ def test_bad_trees_and_results() -> None:
         wrapped(torch.zeros(2), torch.tensor(0.0))
     with pytest.raises(ValueError, match=r"same number of samples.*'pred': \(2, 3\), 'target': \(1, 3\)"):
         wrapped(torch.zeros(2, 3), torch.zeros(1, 3))
-    with pytest.raises(TypeError, match="must return a tensor, but returned a float"):
+    with pytest.raises(TypeError, match="must return a tensor, got float"):
         PerSample(broken)(torch.zeros(2, 3), torch.zeros(2, 3))

@@ -1,4 +1,4 @@
-"""Equation 1 by somebody else's criterion: the mean of what it says of the clean and of the noisy half."""
+"""Equation 1 with the criterion of another package: the mean over the clean and the noisy half."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ _MIXING = ("mosaic", "mixup", "cutmix", "copy_paste", "multi_scale")
 
 
 class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignore[misc]
-    """For people who live in ultralytics: `YOLO("yolov5n.yaml").train(trainer=AMATDetectionTrainer, data=…)`.
+    """Training with ultralytics' own commands: `YOLO("yolov5n.yaml").train(trainer=AMATDetectionTrainer, data=…)`.
 
     Their loop, optimiser, averaged weights, validation and checkpoints; in it, each batch becomes `[x ; x̃]` and the
     loss is the mean of their criterion over both halves (equation 1). Noise is made by raising, and judged by,
