@@ -38,7 +38,7 @@ NAME = "training_step"
 CONFIGS = Path(__file__).resolve().parents[1] / "bundles" / "hippocampus_amat" / "configs"
 ARMS = {"SAT": ["sat"], "AMAT paper": ["amat"], "AMAT boundary": ["amat", "amat_boundary"]}
 # What the trainer does between epochs is not part of a step.
-LEFT_OUT = ("ValidationHandler", "StatsHandler", "TensorBoardStatsHandler", "ProgressHandler", "ResumeHandler")
+LEFT_OUT = ("stats", "tensorboard", "progress", "resume")
 QUICK = {"patch_size": [32, 32], "base_features": 4, "batch_size": 4, "train_cases": 3, "attack_steps": 2}
 
 
@@ -92,10 +92,16 @@ def configuration(folder: Path, dataset_dir: Path, names: Sequence[str], values:
     parser.read_config([str(CONFIGS / f"{name}.json") for name in ("train", *names, "small")])
     fixed = {"device": "$torch.device('cpu')", "dataset_dir": str(dataset_dir), "output_dir": str(folder)}
     parser.update({"bundle_root": str(CONFIGS.parent), **fixed, **values})
-    for handlers in ("train#handlers", "calibrate#handlers"):
-        if handlers in parser:
-            kept = [one for one in parser[handlers] if one["_target_"].split(".")[-1] not in LEFT_OUT]
-            parser[handlers] = kept
+    for name in LEFT_OUT:
+        parser[f"train::{name}"] |= {"_disabled_": True}
+    # MONAI leaves a disabled component out of the list that it stands in.
+    parser["train::handlers"] = [
+        part | {"_disabled_": "Validation" in part["_target_"]} for part in parser["train::handlers"]
+    ]
+    if "calibrate" in parser:
+        parser["calibrate::handlers"] = [
+            part for part in parser["calibrate::handlers"] if "Progress" not in part["_target_"]
+        ]
     return parser
 
 

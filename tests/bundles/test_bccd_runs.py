@@ -289,7 +289,7 @@ def test_what_cannot_be_run_is_named(bccd: BundleRunner, data: Path, tmp_path: P
     for changes, expected in (
         ({"dataset_dir": str(tmp_path / "absent")}, "absent: no such folder; expected the Pascal VOC layout"),
         ({"classes": ["RBC", "WBC"]}, "Platelets"),
-        ({"max_boxes": 2}, "boxes, but max_boxes is 2"),
+        ({"max_boxes": 2}, "max_boxes=2"),
         ({"size": "z"}, "size must be one of n, s, m, l, x, got 'z'"),
         ({"image_size": [60, 60]}, "divisible by 32"),
         ({"initial_weights": str(tmp_path / "absent.pt")}, "no checkpoint at"),

@@ -17,7 +17,7 @@ from monai.bundle import ConfigParser
 
 from monai_amat.__main__ import main
 from monai_amat.tasks.segmentation import nnunet_2d, suggest_noise, write_phantom
-from monai_amat.templates import paper_settings, planned_settings
+from monai_amat.templates import paper_settings, planned_settings, write_bundle
 
 
 @pytest.fixture(scope="module")
@@ -189,9 +189,38 @@ def test_what_no_bundle_can_be_written_for_is_said(
     content = json.loads((data / "dataset.json").read_text())
     content.update(training=content["training"][:5], numTraining=5)
     (data / "dataset.json").write_text(json.dumps(content))
-    with pytest.warns(UserWarning, match="does not list under 'training'"):
+    with pytest.warns(UserWarning, match="does not list"):
         message = refusal([*target, "--dataset_dir", str(data)], capsys)
     assert f"{data / 'dataset.json'} lists 5 cases; at least 6 are needed" in message
     assert not (tmp_path / "b").exists()
     main(["init", "--settings", "heart", *target])
     assert "differs from what this version writes" in refusal(["--settings", "prostate", *target], capsys)
+
+
+@pytest.mark.parametrize(
+    ("taken", "expected"),
+    [
+        (lambda root: root.write_text("x"), "is a file"),
+        (lambda root: (root.mkdir(), (root / "notes.txt").write_text("x")), "is not empty and holds no bundle"),
+        (lambda root: write_bundle(paper_settings("heart"), root), "holds a bundle for /workspace/data/Task02_Heart"),
+    ],
+)
+def test_a_taken_folder_is_named_before_any_volume_is_read(
+    data: Path, taken: Any, expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for volume in data.rglob("*.nii.gz"):
+        volume.write_bytes(b"no volume")
+    taken(tmp_path / "b")
+    before = sorted(path.name for path in tmp_path.rglob("*"))
+    assert main(["init", "--dataset_dir", str(data), "--bundle_dir", str(tmp_path / "b")]) == 1
+    assert expected in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("option", ["--bundle_dir", "--dataset_dir"])
+def test_a_path_that_monai_would_change_is_refused(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = {"--bundle_dir": str(tmp_path / "b"), "--dataset_dir": str(tmp_path / "d"), option: str(tmp_path / "a #1")}
+    assert main(["init", *(word for pair in paths.items() for word in pair)]) == 1
+    assert f"{option} is {tmp_path / 'a #1'}: MONAI replaces #" in capsys.readouterr().err
