@@ -164,7 +164,7 @@ def run_epoch(epoch: int, arms: dict[str, SteppedTrainer], rounds: int) -> list[
                 "rejected_before_noise": float((~accepted).double().mean()),
                 "gradients_of_these": _mean(gradients[~accepted]),
                 "gradients_of_others": _mean(gradients[accepted]),
-                "mean_margin": float(arm.margin_handler.margins.values.mean()),
+                "mean_margin": float(arm.margin_handler.adaptive.values.mean()),
             }
         rows.append(row)
     return rows

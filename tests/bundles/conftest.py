@@ -284,6 +284,23 @@ def task_bundle(request: pytest.FixtureRequest) -> BundleRunner:
     return made
 
 
+@pytest.fixture(scope="session")
+def stds() -> dict[str, Path]:
+    """Output folders of plain trainings, calibrated, by bundle."""
+    return {}
+
+
+@pytest.fixture
+def task_std(task_bundle: BundleRunner, stds: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Output folder of a plain training of the task's bundle, calibrated; to be read, never changed."""
+    if task_bundle.name not in stds:
+        folder = tmp_path_factory.mktemp(f"std_{task_bundle.name}")
+        task_bundle.run(output_dir=str(folder))
+        task_bundle.run("calibrate", output_dir=str(folder))
+        stds[task_bundle.name] = folder
+    return stds[task_bundle.name]
+
+
 @pytest.fixture
 def environment() -> dict[str, str]:
     """For processes: one thread each, so that they do not fight over the cores."""

@@ -24,7 +24,7 @@ def own(bundle: BundleRunner, name: str) -> dict[str, Any]:
 
 
 def test_small_changes_size_and_neither_method_nor_noise_per_value(any_bundle: BundleRunner) -> None:
-    changed = {key.split("::")[0] for key in own(any_bundle, "small")}
+    changed = {key.split("::")[0] for key in own(any_bundle, "small")} - {"+lies_on"}
     assert changed & METHOD == set()
     # Everything that it sets is an id of training, calibration or evaluation.
     known = any_bundle.merged("amat", "calibrate", "robustness", "strength").keys() | {"train"}
@@ -35,7 +35,7 @@ def test_small_changes_size_and_neither_method_nor_noise_per_value(any_bundle: B
 def test_an_arm_changes_the_batches_of_training_and_adds_its_handlers(any_bundle: BundleRunner, name: str) -> None:
     plain, arm = any_bundle.merged("multi_gpu_train"), any_bundle.merged("multi_gpu_train", name)
     changed = {key for key in plain if plain[key] != arm[key]}
-    assert changed <= {"train", "resume_objects", "resume_settings"}
+    assert changed <= {"train", "resume_objects", "lies_on"}
     assert {key for key in plain["train"] if plain["train"][key] != arm["train"][key]} == {"prepare_batch", "handlers"}
     before, after = plain["train"]["handlers"], arm["train"]["handlers"]
     assert after[: len(before)] == before
@@ -45,7 +45,7 @@ def test_an_arm_changes_the_batches_of_training_and_adds_its_handlers(any_bundle
 def test_several_gpus_share_the_batch_and_only_the_first_reports(any_bundle: BundleRunner) -> None:
     single, several = any_bundle.merged(), any_bundle.merged("multi_gpu_train")
     changed = {key for key in single if single[key] != several[key]}
-    assert changed == {"device", "network", "train", "validate", "initialize"}
+    assert changed == {"device", "network", "train", "validate", "initialize", "lies_on"}
     assert several.keys() - single.keys() == {"backend", "batch_size_per_gpu", "finalize"}
     assert {key for key in single["train"] if single["train"][key] != several["train"][key]} <= {
         "dataloader",

@@ -7,16 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ignite.engine import Events
 
-from monai_amat.data import IndexedDataset
-from monai_amat.engines import frozen, load_weights, network_fingerprint, save_weights
+from monai_amat.engines import load_weights, network_fingerprint, save_weights
 from monai_amat.study import Study
-from monai_amat.tasks.detection import DetectionLoss, Letterboxd, YOLOv5, load_voc
+from monai_amat.tasks.detection import Letterboxd, YOLOv5, load_voc
 from monai_amat.tasks.detection.transforms.rgb_image import LoadRGBImage
 
 if TYPE_CHECKING:
@@ -91,79 +88,9 @@ def test_a_plain_training_leaves_its_files(std: Path) -> None:
     assert network_fingerprint(resumed) == network_fingerprint(trained(std))
 
 
-def test_thresholds_are_mean_and_two_deviations_of_each_term(bccd: BundleRunner, std: Path) -> None:
-    content = json.loads((std / "thresholds.json").read_text())
-    network = trained(std).train()
-    loss = DetectionLoss(network)
-    found: dict[str, list[float]] = {name: [] for name in TERMS}
-    with bccd.workflow(output_dir=str(std)) as workflow:
-        dataset: IndexedDataset = workflow.parser.get_parsed_content("train#dataset")
-    with frozen(network), torch.no_grad():
-        for item in dataset:
-            for name, value in loss.terms(network(item["image"][None]), item["label"][None]).items():
-                found[name].append(float(value))
-    expected = {name: np.mean(values) + 2 * np.std(values) for name, values in found.items()}
-    assert content["thresholds"] == pytest.approx(expected, rel=1e-4)
-    assert content["provenance"]["data"] == dataset.fingerprint
-    assert content["provenance"]["image_size"] == [64, 64]
-
-
 def test_thresholds_of_another_size_are_refused(bccd: BundleRunner, std: Path, tmp_path: Path) -> None:
     file = str(std / "thresholds.json")
     assert "image_size" in bccd.failure("amat", output_dir=str(tmp_path), thresholds_file=file, image_size=[96, 96])
-
-
-@pytest.mark.parametrize("names", [("amat",), ("amat", "amat_path"), ("amat", "amat_boundary")], ids="+".join)
-def test_margins_grow_where_all_three_terms_are_accepted(run: Run, names: tuple[str, ...], tmp_path: Path) -> None:
-    """Δ and the cap are those of 64 x 64 pixels, a fifth of 320 x 320."""
-    run(*names, output_dir=str(tmp_path), thresholds_file=write_thresholds(tmp_path), max_margin=1.3)
-    for epoch, value in ((1, 1.0), (2, 1.3)):
-        margins = state(tmp_path, epoch)["objects"]["margins"]["values"]
-        assert margins.tolist() == pytest.approx([value] * 5, abs=1e-5)
-
-
-@pytest.mark.parametrize("term", TERMS)
-def test_one_term_above_its_threshold_refuses_the_noise(run: Run, term: str, tmp_path: Path) -> None:
-    """A margin is then at most what it was: noise that is cut off at the range is shorter than its radius."""
-    run("amat", output_dir=str(tmp_path), thresholds_file=write_thresholds(tmp_path, **{term: -1.0}), max_epochs=1)
-    margins = state(tmp_path, 1)["objects"]["margins"]["values"]
-    assert 0.4 < float(margins.min()) <= float(margins.max()) <= 0.5 + 1e-5
-
-
-def test_controls_and_running_thresholds(bccd: BundleRunner, run: Run, tmp_path: Path) -> None:
-    file = write_thresholds(tmp_path)
-    for names in (("sat", "sat_uniform"), ("sat", "sat_ramp"), ("amat", "amat_shuffled")):
-        values = {"thresholds_file": file, "output_dir": str(tmp_path / names[1])}
-        radii: list[float] = []
-        with bccd.workflow(*names, **values) as workflow:
-            trainer = workflow.parser.get_parsed_content("train#trainer")
-            trainer.add_event_handler(
-                Events.ITERATION_COMPLETED, lambda engine, seen=radii: seen.extend(engine.prepare_batch.last.radius)
-            )
-            workflow.run()
-        assert len(radii) == 10
-        assert len({round(float(radius), 4) for radius in radii}) == {"sat_uniform": 10, "sat_ramp": 4}.get(names[1], 2)
-        assert 0 <= min(radii) < max(radii) <= 1.0 + 1e-6
-    run("amat", "amat_running", output_dir=str(tmp_path / "running"), warmup=2)
-    assert state(tmp_path / "running")["objects"]["margins"]["running"][0]["steps"] == 4
-
-
-def test_a_killed_run_goes_on_to_the_same_numbers(bccd: BundleRunner, run: Run, std: Path, tmp_path: Path) -> None:
-    settings = {"thresholds_file": str(std / "thresholds.json")}
-    run("amat", output_dir=str(tmp_path / "whole"), **settings)
-    kill = tmp_path / "kill.json"
-    event = "$@train#trainer.add_event_handler(ignite.engine.Events.ITERATION_STARTED(once=4), @killer)"
-    kill.write_text(
-        json.dumps({"+imports": ["$import ignite"], "killer": "$lambda engine: 1 / 0", "+initialize": [event]})
-    )
-    assert "division by zero" in bccd.failure("amat", kill, output_dir=str(tmp_path / "parts"), **settings)
-    assert not (tmp_path / "parts" / "models" / "model.pt").exists()
-    run("amat", output_dir=str(tmp_path / "parts"), **settings)
-    whole, parts = (state(tmp_path / name) for name in ("whole", "parts"))
-    assert whole["objects"]["margins"]["values"].equal(parts["objects"]["margins"]["values"])
-    for name, value in whole["objects"]["network"].items():
-        assert torch.equal(value, parts["objects"]["network"][name]), name
-    assert whole["objects"]["lr_scheduler"] == parts["objects"]["lr_scheduler"]
 
 
 def test_training_starts_from_given_weights(run: Run, std: Path, tmp_path: Path) -> None:
@@ -187,26 +114,6 @@ def test_training_starts_from_given_weights(run: Run, std: Path, tmp_path: Path)
     same = {name for name, value in other.named_parameters() if torch.equal(value, begun[name])}
     assert {name.split(".")[3] for name in begun.keys() - same} == {"cv3"}
     assert state(tmp_path / "coco", 1)["settings"]["started_from"] == "coco.pt"
-
-
-def test_evaluation_and_curve_come_to_the_same_figures(run: Run, seeing: Path, tmp_path: Path) -> None:
-    common = {"checkpoint": str(seeing), "section": "all", "test_cases": 6}
-    run("robustness", output_dir=str(tmp_path), **common)
-    levels = json.loads((tmp_path / "robustness" / "summary.json").read_text())["levels"]
-    for epsilon in (0.0, 1.0):
-        run("evaluate", output_dir=str(tmp_path), epsilon=epsilon, **common)
-        told = (tmp_path / f"epsilon={epsilon:g}" / "metrics.csv").read_text()
-        figures = dict(line.split(",") for line in told.split())
-        for ours, theirs in (("iou", "iou_true"), ("iou_detected", "iou_detected"), ("map", "map"), ("map50", "map50")):
-            value = levels[f"{epsilon:g}"][theirs]["value"]
-            expected = float("nan") if value is None else value
-            assert float(figures[f"val_{ours}"]) == pytest.approx(expected, abs=1e-6, nan_ok=True)
-    assert levels["1"]["loss"] > levels["0"]["loss"]
-    rows = pd.read_csv(tmp_path / "robustness" / "robustness.csv", dtype={"case": str})
-    assert rows.groupby("noise_level")["case"].nunique().tolist() == [6, 6]
-    assert rows[rows["noise_level"] == 1.0]["noise_norm"].max() <= 1.0 + 1e-4
-    for name in ("curve.png", "curve_map.png", "examples.png", "table.md"):
-        assert (tmp_path / "robustness" / name).is_file()
 
 
 def test_a_network_that_ultralytics_saved_is_attacked_like_one_of_ours(run: Run, seeing: Path, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ import pandas as pd
 import pytest
 import torch
 
-from monai_amat.engines import frozen, load_weights, network_fingerprint
-from monai_amat.tasks.landmarks import HeatmapOffsetLoss, MultiTaskUNet, decode_landmarks
+from monai_amat.engines import load_weights
+from monai_amat.tasks.landmarks import MultiTaskUNet, decode_landmarks
 
 if TYPE_CHECKING:
     from tests.bundles.conftest import BundleRunner
@@ -43,68 +43,6 @@ def table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("bce",),
-        ("sat",),
-        ("sat", "own_statistics"),
-        ("amat", "amat_boundary", "separate_forwards"),
-    ],
-    ids="+".join,
-)
-def test_every_arm_trains_and_leaves_its_files(
-    cephalometric: BundleRunner, cephalometric_std: Path, names: tuple[str, ...], tmp_path: Path
-) -> None:
-    made = {"thresholds_file": str(cephalometric_std / "thresholds.json")} if "amat" in names else {}
-    cephalometric.run(*names, output_dir=str(tmp_path), **made)
-    files = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    expected = {"models/model.pt", "models/resume_epoch=0001.pt", "models/resume_epoch=0002.pt"}
-    expected |= {"margins.csv"} if "amat" in names else set()
-    assert {file for file in files if not file.startswith("logs/events.")} == expected
-    state = checkpoint(tmp_path)
-    kept = {"network", "optimizer", "lr_scheduler", "guard"}
-    kept |= {"margins"} if "amat" in names else set()
-    kept |= {"noisy_statistics"} if "own_statistics" in names else set()
-    assert set(state["objects"]) == kept
-    # Whatever the arm, the exported weights fit the plain network, and are not those of STD.
-    trained = load_weights(network(), tmp_path / "models" / "model.pt")
-    std = load_weights(network(), cephalometric_std / "models" / "model.pt")
-    assert network_fingerprint(trained) != network_fingerprint(std)
-    if "own_statistics" in names:
-        clean, noisy = state["objects"]["network"], state["objects"]["noisy_statistics"]
-        assert all(not torch.equal(clean[key], value) for key, value in noisy.items() if key.endswith("mean"))
-
-
-def test_margins_grow_by_delta_only_while_all_three_terms_are_below_theirs(
-    cephalometric: BundleRunner, tmp_path: Path
-) -> None:
-    size = 50 * 40 / (200 * 160)
-    delta = size**0.5
-    for term in (None, "offset_x"):
-        output = tmp_path / str(term)
-        file = write_thresholds(tmp_path, **({term: -1.0} if term else {}))
-        cephalometric.run("amat", output_dir=str(output), thresholds_file=file, max_epochs=1)
-        values = checkpoint(output, 1)["objects"]["margins"]["values"].numpy()
-        assert values == pytest.approx(np.full(8, delta if term else 2 * delta), rel=1e-3)
-        assert float(table(output / "margins.csv")[0]["accepted"]) == (0.0 if term else 1.0)
-
-
-def test_thresholds_are_mean_plus_two_std_of_each_term(cephalometric: BundleRunner, cephalometric_std: Path) -> None:
-    content = json.loads((cephalometric_std / "thresholds.json").read_text())
-    trained = load_weights(network(), cephalometric_std / "models" / "model.pt").train()
-    with cephalometric.workflow(output_dir=str(cephalometric_std)) as workflow, frozen(trained), torch.no_grad():
-        dataset = workflow.parser.get_parsed_content("train#dataset")
-        items = [dataset[i] for i in range(len(dataset))]
-        each = [HeatmapOffsetLoss().terms(trained(item["image"][None]), item["maps"][None]) for item in items]
-    assert set(content["thresholds"]) == set(TERMS)
-    for name in TERMS:
-        losses = np.array([terms[name].item() for terms in each])
-        assert content["thresholds"][name] == pytest.approx(losses.mean() + 2 * losses.std(), rel=1e-4)
-    assert content["provenance"]["samples"] == len(items) == 8
-    assert content["provenance"]["data"] == dataset.fingerprint
-
-
 def test_thresholds_of_another_loss_or_size_are_refused(
     cephalometric: BundleRunner, cephalometric_std: Path, tmp_path: Path
 ) -> None:
@@ -118,29 +56,6 @@ def test_thresholds_of_another_loss_or_size_are_refused(
     ):
         message = cephalometric.failure(*names, thresholds_file=file, output_dir=str(tmp_path / "out"), **values)
         assert f"{file} was made with {what}" in message
-
-
-def test_evaluation_and_robustness_curve_come_to_the_same_figures(
-    cephalometric: BundleRunner, cephalometric_std: Path, tmp_path: Path
-) -> None:
-    common = {"checkpoint": str(cephalometric_std / "models" / "model.pt")}
-    cephalometric.run("robustness", output_dir=str(tmp_path), **common)
-    folder = tmp_path / "robustness"
-    levels = json.loads((folder / "summary.json").read_text())["levels"]
-    for epsilon in (0.0, 0.5):
-        cephalometric.run("evaluate", output_dir=str(tmp_path), epsilon=epsilon, **common)
-        told = (tmp_path / f"epsilon={epsilon:g}" / "metrics.csv").read_text()
-        metrics = dict(line.split(",") for line in told.split())
-        figures = ("mre", "sdr_2", "sdr_2.5", "sdr_3", "sdr_4")
-        assert set(metrics) == {f"val_{name}" for name in figures}
-        for name in figures:
-            assert float(metrics[f"val_{name}"]) == pytest.approx(levels[f"{epsilon:g}"][name]["value"], rel=1e-5)
-    assert levels["0.5"]["loss"] > levels["0"]["loss"]
-    rows = pd.read_csv(folder / "robustness.csv", dtype={"case": str})
-    assert set(rows["case"]) == {"201", "202", "203"}
-    assert rows[rows["noise_level"] == 0.5]["noise_norm"].to_numpy() == pytest.approx(0.5, abs=0.02)
-    for name in ("curve.png", "curve_sdr_2.png", "examples.png", "table.md"):
-        assert (folder / name).is_file()
 
 
 def test_errors_are_in_millimetres_of_the_native_image(
