@@ -11,7 +11,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from monai_amat.attacks import BoundaryPGD, InnerStart, ProjectedGradientDescent, Restarts
+    from monai_amat.attacks import (
+        AutoProjectedGradientDescent,
+        BoundaryPGD,
+        InnerStart,
+        ProjectedGradientDescent,
+        Restarts,
+        ShrinkingRadius,
+        Square,
+        WorstOf,
+    )
     from monai_amat.data import IndexedDataset, SeededSampler
     from monai_amat.engines import (
         AdversarialNoised,
@@ -28,6 +37,8 @@ if TYPE_CHECKING:
         ExportHandler,
         MarginStatsHandler,
         MetricHandler,
+        NonFiniteGuardHandler,
+        ResumeHandler,
         ThresholdHandler,
     )
     from monai_amat.losses import PerSample, PerSampleLoss
@@ -35,7 +46,6 @@ if TYPE_CHECKING:
         Absolute,
         AdaptiveMargins,
         BoundaryRule,
-        LinearRadius,
         MetricAtLeast,
         PaperRule,
         PathRule,
@@ -43,9 +53,8 @@ if TYPE_CHECKING:
         RunningThresholds,
         SampleMargins,
         Thresholds,
-        UniformRadius,
     )
-    from monai_amat.robustness import AttackStrength, RobustnessCurve, plot_curves
+    from monai_amat.robustness import AttackStrength, RobustnessCurve
     from monai_amat.tasks.detection import DetectionLoss, DetectionMetric
     from monai_amat.tasks.landmarks import HeatmapOffsetLoss, RadialErrorMetric
     from monai_amat.tasks.segmentation import DiceCELoss, DiceIndexMetric
@@ -62,6 +71,7 @@ _ROOMS = (
         "losses",
         "margins",
         "robustness",
+        "study",
         "tasks",
         "templates",
     ),
@@ -73,6 +83,7 @@ _HOME = {
     "AdversarialNoised": "engines",
     "AdversarialOutputHandler": "handlers",
     "AttackStrength": "robustness",
+    "AutoProjectedGradientDescent": "attacks",
     "BoundaryPGD": "attacks",
     "BoundaryRule": "margins",
     "DetectionLoss": "tasks.detection",
@@ -84,10 +95,10 @@ _HOME = {
     "HeatmapOffsetLoss": "tasks.landmarks",
     "IndexedDataset": "data",
     "InnerStart": "attacks",
-    "LinearRadius": "margins",
     "MarginStatsHandler": "handlers",
     "MetricAtLeast": "margins",
     "MetricHandler": "handlers",
+    "NonFiniteGuardHandler": "handlers",
     "PaperRule": "margins",
     "PathRule": "margins",
     "PerSample": "losses",
@@ -98,16 +109,18 @@ _HOME = {
     "RadialErrorMetric": "tasks.landmarks",
     "Relative": "margins",
     "Restarts": "attacks",
+    "ResumeHandler": "handlers",
     "RobustnessCurve": "robustness",
     "RunningThresholds": "margins",
     "SampleMargins": "margins",
     "SeededSampler": "data",
+    "ShrinkingRadius": "attacks",
+    "Square": "attacks",
     "ThresholdHandler": "handlers",
     "Thresholds": "margins",
-    "UniformRadius": "margins",
+    "WorstOf": "attacks",
     "frozen": "engines",
     "load_weights": "engines",
-    "plot_curves": "robustness",
     "save_weights": "engines",
 }
 

@@ -10,8 +10,8 @@ import numpy as np
 from monai_amat.tasks.segmentation import (
     DatasetProperties,
     Plan2D,
-    dataset_properties,
-    plan_2d,
+    make_plan,
+    read_dataset_properties,
     read_plans,
     suggest_noise,
 )
@@ -41,19 +41,19 @@ def planned_settings(
 
     Raises:
         FileNotFoundError: folder, `dataset.json`, a listed file or the plans are missing.
-        ValueError: what `dataset_properties` and `read_plans`
+        ValueError: what `read_dataset_properties` and `read_plans`
             refuse, fewer than six cases, or plans that the network cannot be built from.
     """
     root = Path(dataset_dir).expanduser().resolve()
     given = None if plans is None else read_plans(plans)
-    found = dataset_properties(root, progress=progress)
+    found = read_dataset_properties(root, progress=progress)
     if found.cases < 6:
         raise ValueError(
             f"{root / 'dataset.json'} lists {found.cases} cases; at least 6 are needed, so that one can be kept for "
             "validation and two for the test."
         )
     outputs = len(found.labels)
-    plan = given or plan_2d(
+    plan = given or make_plan(
         found.median_size,
         median_slices=found.median_slices,
         cases=found.cases,

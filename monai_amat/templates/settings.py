@@ -9,7 +9,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from monai_amat.tasks.segmentation import Split, split
+from monai_amat.tasks.segmentation import Split, split_cases
 
 __all__ = ["PAPER", "SegmentationSettings", "paper_settings"]
 
@@ -108,7 +108,7 @@ class SegmentationSettings:
     @property
     def sections(self) -> Split:
         """Places of the cases of each section, of the first fold."""
-        return split([f"{i:06d}" for i in range(self.cases)], n_splits=self.n_splits)
+        return split_cases([f"{i:06d}" for i in range(self.cases)], n_splits=self.n_splits)
 
     @property
     def largest(self) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from monai_amat.tasks.segmentation.data.pending import check_volumes, pending_vo
 from monai_amat.tasks.segmentation.data.sampling_weights import oversampled_weights
 from monai_amat.tasks.segmentation.data.selection import balanced_subset
 from monai_amat.tasks.segmentation.data.slices import load_slices
-from monai_amat.tasks.segmentation.data.split import Split, split
+from monai_amat.tasks.segmentation.data.split import Split, split_cases
 from monai_amat.tasks.segmentation.data.volume import check_header, check_volume
 from monai_amat.tasks.segmentation.data.volumes import list_volumes
 from monai_amat.tasks.segmentation.hard_dice import HardDice
@@ -24,8 +24,8 @@ from monai_amat.tasks.segmentation.pictures import (
 )
 from monai_amat.tasks.segmentation.planning.nnunet_plans import read_plans
 from monai_amat.tasks.segmentation.planning.noise import per_value, suggest_noise
-from monai_amat.tasks.segmentation.planning.plan import Plan2D, plan_2d
-from monai_amat.tasks.segmentation.planning.properties import DatasetProperties, dataset_properties
+from monai_amat.tasks.segmentation.planning.plan import Plan2D, make_plan
+from monai_amat.tasks.segmentation.planning.properties import DatasetProperties, read_dataset_properties
 from monai_amat.tasks.segmentation.suite import segmentation_suite
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacingd
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
@@ -51,21 +51,21 @@ __all__ = [
     "check_volume",
     "check_volumes",
     "choose_sample",
-    "dataset_properties",
     "list_volumes",
     "load_slices",
     "make_examples",
+    "make_plan",
     "nnunet_2d",
     "nnunet_features",
     "nnunet_poolings",
     "oversampled_weights",
     "pending_volumes",
     "per_value",
-    "plan_2d",
     "plot_examples",
+    "read_dataset_properties",
     "read_plans",
     "segmentation_suite",
-    "split",
+    "split_cases",
     "suggest_noise",
     "write_phantom",
 ]

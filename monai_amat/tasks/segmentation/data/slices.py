@@ -16,7 +16,7 @@ from monai_amat.progress import track
 from monai_amat.tasks.segmentation.data.case import Case, check_case
 from monai_amat.tasks.segmentation.data.decathlon import Decathlon
 from monai_amat.tasks.segmentation.data.slice_store import SliceStore, needed_memory
-from monai_amat.tasks.segmentation.data.split import split
+from monai_amat.tasks.segmentation.data.split import split_cases
 from monai_amat.tasks.segmentation.transforms.plane_spacing import PlaneSpacing
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 
@@ -124,7 +124,7 @@ def _section(data: Decathlon, section: str, fold: int, n_splits: int) -> tuple[C
     if section not in ("train", "validation", "test"):
         raise ValueError(f"section must be 'train', 'validation', 'test' or 'all', got {section!r}")
     try:
-        names = getattr(split([case.name for case in data.cases], fold, n_splits), section)
+        names = getattr(split_cases([case.name for case in data.cases], fold, n_splits), section)
     except ValueError as error:
         raise ValueError(f"{data.root}: {error}") from error
     return tuple(case for case in data.cases if case.name in names)

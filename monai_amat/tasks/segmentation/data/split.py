@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sklearn.model_selection import KFold
 
-__all__ = ["Split", "split"]
+__all__ = ["Split", "split_cases"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Split:
     test: tuple[str, ...]
 
 
-def split(names: Sequence[str], fold: int = 0, n_splits: int = 5, seed: int = 12345) -> Split:
+def split_cases(names: Sequence[str], fold: int = 0, n_splits: int = 5, seed: int = 12345) -> Split:
     """Split case names as the paper does.
 
     This is the shuffled k-fold split of nnU-Net over the sorted names; the held-out fold is cut at `len // 3` into
@@ -44,7 +44,7 @@ def split(names: Sequence[str], fold: int = 0, n_splits: int = 5, seed: int = 12
         ValueError: if names repeat, the fold does not exist, or a section would be empty.
 
     Example:
-        >>> parts = split([f"case_{i:02d}" for i in range(20)])
+        >>> parts = split_cases([f"case_{i:02d}" for i in range(20)])
         >>> len(parts.train), len(parts.validation), len(parts.test)
         (16, 1, 3)
     """

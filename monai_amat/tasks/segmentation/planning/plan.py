@@ -9,7 +9,7 @@ import numpy as np
 
 from monai_amat.tasks.segmentation.network import nnunet_features, nnunet_poolings
 
-__all__ = ["Plan2D", "plan_2d"]
+__all__ = ["Plan2D", "make_plan"]
 
 # nnU-Net (version 1): number of feature values that fit into memory in one step, counted as in `_feature_values` for a
 # network of 30 channels at full resolution, times the 50 patches of the configuration in which it was measured.
@@ -39,7 +39,7 @@ class Plan2D:
     spacing: tuple[float, float] | None = None
 
 
-def plan_2d(
+def make_plan(
     median_size: Sequence[int],
     *,
     median_slices: int,
@@ -53,8 +53,8 @@ def plan_2d(
     The patch is the median slice; each axis is halved while it has 8 pixels or more (`nnunet_poolings`), and the patch
     is padded to a size that the halvings divide. Channels double from 32 to at most 480. The batch fills a memory
     budget, estimated from the feature values of one patch, but holds at most 5 % of the voxels of the data set. nnU-Net
-    treats axes whose spacings differ by a factor of two or more separately; `dataset_properties` resamples such slices
-    to square pixels instead.
+    treats axes whose spacings differ by a factor of two or more separately; `read_dataset_properties` resamples such
+    slices to square pixels instead.
 
     Args:
         median_size: in-plane median `(H, W)` of the images, without empty margins, after resampling.
@@ -70,9 +70,9 @@ def plan_2d(
     Example:
         The three plans of the paper, from the median shapes of the tasks of the Decathlon:
 
-        >>> heart = plan_2d((320, 232), median_slices=115, cases=20)
-        >>> hippocampus = plan_2d((50, 35), median_slices=36, cases=260, num_classes=3)
-        >>> prostate = plan_2d((320, 319), median_slices=20, cases=32, channels=2, num_classes=3)
+        >>> heart = make_plan((320, 232), median_slices=115, cases=20)
+        >>> hippocampus = make_plan((50, 35), median_slices=36, cases=260, num_classes=3)
+        >>> prostate = make_plan((320, 319), median_slices=20, cases=32, channels=2, num_classes=3)
         >>> [(plan.patch_size, plan.poolings, plan.batch_size) for plan in (heart, hippocampus, prostate)]
         [((320, 256), (6, 6), 40), ((56, 40), (3, 3), 366), ((320, 320), (6, 6), 32)]
         >>> heart.features, hippocampus.features

@@ -19,7 +19,7 @@ from monai_amat.tasks.segmentation.transforms.plane_spacing import not_in_mm
 from monai_amat.tasks.segmentation.transforms.slice_plane import SlicePlaned
 from monai_amat.wording import some
 
-__all__ = ["DatasetProperties", "dataset_properties"]
+__all__ = ["DatasetProperties", "read_dataset_properties"]
 
 # In-plane spacings that differ from their median by a smaller share are equal up to rounding.
 _SAME_SPACING = 0.01
@@ -128,7 +128,7 @@ class _Volume:
     deviations: np.ndarray  # (channels,)
 
 
-def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetProperties:
+def read_dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetProperties:
     """Read every volume of a Decathlon folder, check it, and measure its properties.
 
     Sizes exclude empty margins, as in nnU-Net, because many images are padded to a square. If in-plane spacings differ
@@ -149,7 +149,8 @@ def dataset_properties(root: str | Path, *, progress: bool = True) -> DatasetPro
         >>> import tempfile
         >>> from monai_amat.tasks.segmentation import write_phantom
         >>> with tempfile.TemporaryDirectory() as folder:
-        ...     found = dataset_properties(write_phantom(f"{folder}/p", volumes=2, shape=(16, 22, 14)), progress=False)
+        ...     root = write_phantom(f"{folder}/p", volumes=2, shape=(16, 22, 14))
+        ...     found = read_dataset_properties(root, progress=False)
         >>> found.channels, found.labels[2], found.occurrences, found.pixel, found.resampled
         (('MRI',), 'Posterior', {1: 2, 2: 2}, (1.0, 1.0), False)
     """

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from monai_amat.tasks.segmentation.data.case import Case, check_case
 from monai_amat.tasks.segmentation.data.decathlon import Decathlon
-from monai_amat.tasks.segmentation.data.split import split
+from monai_amat.tasks.segmentation.data.split import split_cases
 
 SHAPE = (6, 5, 4)
 
@@ -170,7 +170,7 @@ def test_wrong_number_of_cases_is_a_warning(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("count", "sizes"), [(260, (208, 17, 35)), (20, (16, 1, 3)), (32, (25, 2, 5))])
 def test_split_sizes_are_the_papers(count: int, sizes: tuple[int, int, int]) -> None:
-    parts = split([f"case_{i:03d}" for i in range(count)])
+    parts = split_cases([f"case_{i:03d}" for i in range(count)])
     assert (len(parts.train), len(parts.validation), len(parts.test)) == sizes
 
 
@@ -178,7 +178,7 @@ def test_split_by_hand() -> None:
     """The permutation that numpy's RandomState(12345) gives, cut as the authors cut it."""
     names = [f"{i:02d}" for i in range(20)]
     held_out = sorted(np.random.RandomState(12345).permutation(20)[4:8])  # fold 1 of 5
-    parts = split(names[::-1], fold=1)
+    parts = split_cases(names[::-1], fold=1)
     assert parts.validation == tuple(names[i] for i in held_out[:1])
     assert parts.test == tuple(names[i] for i in held_out[1:])
     assert parts.train == tuple(name for i, name in enumerate(names) if i not in held_out)
@@ -187,10 +187,10 @@ def test_split_by_hand() -> None:
 @given(count=st.integers(15, 60), fold=st.integers(0, 4), seed=st.integers(0, 2**32 - 1))
 def test_split_is_a_partition(count: int, fold: int, seed: int) -> None:
     names = [f"case_{i}" for i in range(count)]
-    parts = split(names, fold, seed=seed)
+    parts = split_cases(names, fold, seed=seed)
     assert sorted(parts.train + parts.validation + parts.test) == sorted(names)
     assert len(parts.validation) >= 1
-    assert split(names[::-1], fold, seed=seed) == parts
+    assert split_cases(names[::-1], fold, seed=seed) == parts
 
 
 @pytest.mark.parametrize(
@@ -205,17 +205,17 @@ def test_split_is_a_partition(count: int, fold: int, seed: int) -> None:
 )
 def test_split_that_cannot_be(count: int, settings: dict[str, int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        split([str(i) for i in range(count)], **settings)
+        split_cases([str(i) for i in range(count)], **settings)
 
 
 def test_advice_of_the_split_error_works() -> None:
-    parts = split([str(i) for i in range(8)], n_splits=2)
+    parts = split_cases([str(i) for i in range(8)], n_splits=2)
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (4, 1, 3)
 
 
 def test_split_refuses_repeated_names() -> None:
     with pytest.raises(ValueError, match="16 names of which 15 differ"):
-        split([*(str(i) for i in range(15)), "0"])
+        split_cases([*(str(i) for i in range(15)), "0"])
 
 
 def test_good_case_is_returned_as_stored(tmp_path: Path) -> None:
@@ -295,5 +295,5 @@ def test_real_folders(data_root: Path, folder: str, cases: int, classes: int) ->
 
 @pytest.mark.real_data("Task04_Hippocampus")
 def test_real_split(data_root: Path) -> None:
-    parts = split([case.name for case in Decathlon(data_root / "Task04_Hippocampus").cases])
+    parts = split_cases([case.name for case in Decathlon(data_root / "Task04_Hippocampus").cases])
     assert (len(parts.train), len(parts.validation), len(parts.test)) == (208, 17, 35)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from monai_amat.tasks.segmentation import check_fit, dataset_properties, load_slices
+from monai_amat.tasks.segmentation import check_fit, load_slices, read_dataset_properties
 from monai_amat.tasks.segmentation.planning.properties import DatasetProperties
 
 
@@ -51,7 +51,7 @@ def write(
 
 
 def taken(root: Path) -> DatasetProperties:
-    return dataset_properties(root, progress=False)
+    return read_dataset_properties(root, progress=False)
 
 
 def test_empty_margins_do_not_count_and_h_is_y(tmp_path: Path) -> None:
