@@ -20,8 +20,9 @@ _HELD: dict[Path, IO[str]] = {}
 @atexit.register
 def _release_all() -> None:
     """Remove the files of locks that a run which ended in an error still holds."""
-    for file in _HELD:
+    for file, stream in _HELD.items():
         file.unlink(missing_ok=True)
+        stream.close()
 
 
 class FolderLock:
