@@ -188,9 +188,9 @@ def test_what_a_file_says_of_its_training_is_checked(trained: YOLOv5, tmp_path: 
     file = write(tmp_path / "best.pt", ema=network, train_args={"imgsz": 640})
     here = {"image_size": (640, 640), "classes": ["Platelets", "RBC", "WBC"]}
     load_weights(YOLOv5(3, "n"), file, here)
-    with pytest.raises(ValueError, match=r"with image_size \[640, 640\], not \[160, 160\]: give --image_size"):
+    with pytest.raises(ValueError, match=r"image_size \[640, 640\], but this run has \[160, 160\]: give --image_size"):
         load_weights(YOLOv5(3, "n"), file, {**here, "image_size": [160, 160]})
-    with pytest.raises(ValueError, match=r"with classes \['Platelets', 'RBC', 'WBC'\], not \['RBC', 'WBC', 'Plate"):
+    with pytest.raises(ValueError, match=r"classes \['Platelets', 'RBC', 'WBC'\], but this run has \['RBC', 'WBC', 'Plate"):
         load_weights(YOLOv5(3, "n"), file, {**here, "classes": ["RBC", "WBC", "Platelets"]})
     # A file that says nothing of either.
     plain = half(trained)

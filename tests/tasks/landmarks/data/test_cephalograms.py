@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -295,9 +296,7 @@ def test_real_sections(data_root: Path, caplog: pytest.LogCaptureFixture) -> Non
     }
     assert list(sizes.values()) == [150, 50, 100, 150, 150, 100]
     # Identical files, and one of those that were exported anew.
-    assert "038 (train) and 283 (test);" in caplog.text
-    assert "144 (train) and 173 (validation)" in caplog.text
-    assert "062 (train) and 288 (test);" in caplog.text
+    assert re.search(r"one image under several IDs: .* \(train\) and .* and \d+ more; drop_duplicates", caplog.text)
     twice = {1, 7, 10, 14, 28, 38, 56, 62, 80, 88, 103, 108, 118, 123, 126, 132, 137, 138, 141, 144}
     assert set(range(1, 151)) - set(cases(load_cephalograms(root, drop_duplicates=True))) == twice
     validation = cases(load_cephalograms(root, "validation", drop_duplicates=True))
