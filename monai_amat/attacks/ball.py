@@ -1,11 +1,11 @@
-"""The ball that an attack searches: checked inputs, a radius per sample, and noise that stays within both limits."""
+"""The ball that an attack searches: checked inputs, a radius per sample, and noise within ball and range."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ __all__ = ["Ball", "BallAttack", "Found", "higher"]
 
 
 def higher(new: Tensor, old: Tensor) -> Tensor:
-    """Where a new loss counts as higher, `(B,)` bool; any number counts as higher than NaN."""
+    """Whether each new loss is higher, `(B,)` bool; any number counts as higher than NaN."""
     return (new > old) | (old.isnan() & ~new.isnan())
 
 
@@ -36,10 +36,11 @@ class Ball:
     Args:
         clean: `(B, *shape)`, at least single precision.
         radius: `(B,)`, in the units of `clean`.
-        norm: in which the radius is measured.
+        norm: the norm of the radius.
         clip_range: lowest and highest value of a noisy image; None for an open range.
         dtype: type of the inputs, in which the network receives the noisy images.
         seeds: one integer per sample.
+        rows: `(B,)`, the number of each sample in the batch of the objective.
     """
 
     clean: Tensor
@@ -48,26 +49,32 @@ class Ball:
     clip_range: tuple[float, float] | None
     dtype: torch.dtype
     seeds: Sequence[int]
-
-    @property
-    def rows(self) -> Tensor:
-        """The number of each sample in the batch, `(B,)`."""
-        return torch.arange(len(self.clean), device=self.clean.device)
+    rows: Tensor
 
     @property
     def empty(self) -> bool:
-        """Whether no sample has room for noise (radius 0, an empty batch), so that nothing need be computed."""
+        """Whether no sample can have noise: all radii are 0, or the batch is empty."""
         return not bool((self.radius > 0).any())
 
+    def part(self, rows: Tensor) -> Ball:
+        """The ball of the samples `rows` `(n,)` alone."""
+        return replace(
+            self,
+            clean=self.clean[rows],
+            radius=self.radius[rows],
+            seeds=[self.seeds[row] for row in rows.tolist()],
+            rows=self.rows[rows],
+        )
+
     def untouched(self) -> AttackResult:
-        """The result of an attack that looks at nothing: the inputs, without a verdict."""
+        """The inputs as the result of an attack that evaluates nothing, without verdicts."""
         none = torch.zeros(len(self.clean), dtype=torch.int64, device=self.clean.device)
         return AttackResult(self.noisy(torch.zeros_like(self.clean)), None, None, none, none.clone())
 
     def confine(self, noise: Tensor) -> Tensor:
         """The noise projected onto the ball and then, with `clip_range`, clipped so that the image is in range.
 
-        The clean image is in range, so that clipping moves each pixel towards it and the noise stays in the ball.
+        The clean image is in range, so that clipping moves each pixel towards it and the noise stays inside the ball.
         """
         inside = self.norm.project(noise, self.radius)
         if self.clip_range is None:
@@ -77,8 +84,8 @@ class Ball:
     def noisy(self, noise: Tensor) -> Tensor:
         """The images with `noise` added, in the type of the inputs.
 
-        Rounding to half precision may carry a pixel further than its noise, even to infinity. Such a pixel takes the
-        next number towards the clean image, which half precision holds exactly.
+        Rounding to half precision may move a pixel further than its noise, even to infinity. Such a pixel gets the next
+        number towards the clean image, which half precision represents exactly.
         """
         noisy = (self.clean + noise).to(self.dtype)
         if self.dtype != self.clean.dtype:
@@ -89,16 +96,16 @@ class Ball:
 
 @dataclass
 class Found:
-    """The best noise that a search has found so far, and what it has cost.
+    """The best noise that a search has found so far, and the cost of the search.
 
     Args:
         noise: `(B, *shape)`, the noise of highest loss.
         loss: `(B,)`, the loss there.
-        accepted: `(B,)`, the verdict there; None where the objective gives none.
-        all_accepted: `(B,)`, whether every point that was looked at was accepted.
+        accepted: `(B,)`, the verdict there; None if the objective gives no verdicts.
+        all_accepted: `(B,)`, whether every evaluated point was accepted.
         steps: `(B,)` gradient evaluations.
         stalled: `(B,)` steps without a usable gradient.
-        late_loss: `(B,)`, the best loss at the start of the last tenth of the steps; None before that.
+        late_loss: `(B,)`, the best loss at the start of the last tenth of the steps; None before that step.
     """
 
     noise: Tensor
@@ -111,13 +118,13 @@ class Found:
 
     @classmethod
     def at(cls, noise: Tensor, evaluation: Evaluation) -> Found:
-        """What is known after a first look."""
+        """The state after the first evaluation."""
         none = torch.zeros(len(noise), dtype=torch.int64, device=noise.device)
         verdict = evaluation.accepted
         return cls(noise, evaluation.loss.detach(), verdict, verdict, none, none.clone())
 
     def look(self, noise: Tensor, evaluation: Evaluation) -> Tensor:
-        """Take note of another point; returns where it is better, `(B,)` bool."""
+        """Keep `noise` where its loss is higher; returns whether it is, `(B,)` bool."""
         loss = evaluation.loss.detach()
         better = higher(loss, self.loss)
         self.loss = torch.where(better, loss, self.loss)
@@ -143,17 +150,17 @@ class Found:
 class BallAttack(ABC):
     """An attack that searches a ball around each sample and returns the point of highest loss.
 
-    A subclass writes `search`. Checks, autocast and the types of inputs and results are done here.
+    A subclass implements `search`. This class checks the inputs, runs autocast and converts types.
 
     Args:
         norm: 2, `inf` (`"inf"` in JSON) or a `Norm`.
-        clip_range: lowest and highest value of a noisy image, in the units of the inputs; None where the range is
-            open, as after a z-score.
-        amp: type in which autocast runs the objective (`torch.float16`, `torch.bfloat16`); None leaves it to the
-            caller. Noise, norms and projections stay in single precision.
+        clip_range: lowest and highest value of a noisy image, in the units of the inputs; None if the range is open, as
+            after a z-score.
+        amp: type in which autocast runs the objective (`torch.float16`, `torch.bfloat16`); None leaves autocast as the
+            caller set it. Noise, norms and projections stay in single precision.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: if a setting is out of range.
     """
 
     norm: NormSetting = NormSetting()  # noqa: RUF009
@@ -169,7 +176,7 @@ class BallAttack(ABC):
 
     @property
     def needs_verdicts(self) -> bool:
-        """Whether the objective must say if a point is accepted; here never."""
+        """Whether the objective must return verdicts: no."""
         return False
 
     def __call__(
@@ -181,14 +188,14 @@ class BallAttack(ABC):
             objective: see `Objective`.
             inputs: `(B, *shape)`, floating point, any number of dimensions.
             radius: `(B,)` or a number, in the units of `inputs`; 0 returns the input.
-            seeds: one integer per sample, from which everything random is drawn; by default i for sample i.
+            seeds: one integer per sample, the source of all random draws; by default i for sample i.
 
         Returns:
             the point of highest loss for each sample; the noise stays within `radius` up to rounding.
 
         Raises:
-            TypeError: for integer inputs.
-            ValueError: for inputs or radii out of range, or an objective that does not return one loss per sample.
+            TypeError: if the inputs are not floating point.
+            ValueError: if inputs or radii are out of range, or the objective does not return one loss per sample.
         """
         with torch.inference_mode(False):
             ball = self.ball(inputs, radius, seeds)
@@ -196,14 +203,14 @@ class BallAttack(ABC):
 
     @abstractmethod
     def search(self, objective: Objective, ball: Ball) -> AttackResult:
-        """Look for the point of highest loss of each sample in its ball."""
+        """Search the ball of each sample for the point of highest loss."""
 
     def ball(self, inputs: Tensor, radius: Tensor | float, seeds: Sequence[int] | None) -> Ball:
-        """Check what was given and lay out the ball."""
+        """The checked inputs as a `Ball`."""
         clip_range = round_range(self.clip_range, inputs.dtype)
         clean = check_inputs(inputs, clip_range)
         if seeds is not None and len(seeds) != len(clean):
-            raise ValueError(f"{len(clean)} samples need as many seeds, got {len(seeds)}")
+            raise ValueError(f"seeds must be one per sample, {len(clean)} in all, got {len(seeds)}")
         return Ball(
             clean=clean,
             radius=check_radius(radius, clean),
@@ -211,10 +218,11 @@ class BallAttack(ABC):
             clip_range=clip_range,
             dtype=inputs.dtype,
             seeds=range(len(clean)) if seeds is None else [int(seed) for seed in seeds],
+            rows=torch.arange(len(clean), device=clean.device),
         )
 
     def evaluate(self, objective: Objective, noisy: Tensor, rows: Tensor) -> Evaluation:
-        """The objective at `noisy`, under autocast where that is set."""
+        """The objective at `noisy`, under autocast if `amp` is set."""
         cast: AbstractContextManager[object] = (
             nullcontext() if self.amp is None else torch.autocast(noisy.device.type, dtype=self.amp)
         )
@@ -222,6 +230,6 @@ class BallAttack(ABC):
             return as_evaluation(objective(noisy, rows), len(rows))
 
     def look(self, objective: Objective, ball: Ball, noise: Tensor) -> Evaluation:
-        """The objective with `noise` added, without a gradient."""
+        """The objective with `noise` added to the images, without a gradient."""
         with torch.no_grad():
             return self.evaluate(objective, ball.noisy(noise), ball.rows)

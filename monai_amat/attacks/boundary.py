@@ -1,13 +1,13 @@
-"""PGD that stops each sample at the acceptance boundary, after the authors' earlier IMA training."""
+"""PGD that stops each sample at the acceptance boundary, as in the authors' earlier IMA training."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from monai_amat.attacks.ball import Ball
 from monai_amat.attacks.base import AttackResult, Evaluation, Objective
 from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.pgd import AttackState, ProjectedGradientDescent
@@ -19,7 +19,7 @@ __all__ = ["BoundaryPGD"]
 
 @dataclass(kw_only=True)
 class _BoundaryState(AttackState):
-    """Per sample: whether an accepted point is known, the last of them, and the first rejected one."""
+    """Adds, for each sample, the last accepted and the first rejected point, and whether there is one."""
 
     has_accepted: Tensor
     rejected: Tensor
@@ -29,22 +29,24 @@ class _BoundaryState(AttackState):
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryPGD(ProjectedGradientDescent):
-    """Walk as PGD does until a sample is rejected, then bisect between its last accepted and first rejected point.
+    """Take PGD steps until a sample is rejected, then bisect between its last accepted and first rejected point.
 
-    A rejected sample leaves the batch at once, so that the work of a step shrinks with the samples left. What comes
-    back, per sample:
+    A rejected sample leaves the batch at once, so that later steps cost less. The result of a sample that is
 
     - never rejected: the last iterate; `all_accepted` is true;
-    - rejected on the way: the accepted end of `halvings` bisections, the most noise known to be harmless;
-    - rejected before any noise: plain PGD noise of size `floor`, since no boundary lies between.
+    - rejected after a step: the accepted end of `halvings` bisections, the largest noise known to be accepted;
+    - rejected without noise: plain PGD noise of size `floor`, because there is no boundary to find.
 
     Args:
-        floor: radius for samples whose clean input is rejected already, in the units of the inputs; Δ as a rule.
-            0 leaves them clean.
-        halvings: bisections; each is one forward of the rejected samples.
-        random_start: None (default) walks from the input itself, so that the first verdict costs nothing.
+        floor: radius for samples that are rejected without noise, in the units of the inputs; usually Δ. With 0 they
+            stay clean.
+        halvings: number of bisections, at least 0; each costs one forward of the rejected samples.
+        random_start: None (default) starts at the input itself, so that its verdict needs no extra forward.
 
     The other settings are those of `ProjectedGradientDescent`.
+
+    Raises:
+        ValueError: if a setting is out of range, or `best_iterate` is set.
 
     Example:
         >>> from monai_amat.attacks import Evaluation
@@ -56,7 +58,7 @@ class BoundaryPGD(ProjectedGradientDescent):
         (3.0, True, False)
     """
 
-    norm: NormSetting = NormSetting()  # noqa: RUF009 (again, since type checkers do not see it inherited)
+    norm: NormSetting = NormSetting()  # noqa: RUF009 (repeated, because type checkers do not see it inherited)
     floor: float = 0.0
     halvings: int = 10
     random_start: RandomStart | None = None
@@ -66,36 +68,37 @@ class BoundaryPGD(ProjectedGradientDescent):
         check_not_negative("floor", self.floor)
         check_within("halvings", self.halvings, 0)
         if self.best_iterate:
-            raise ValueError("BoundaryPGD returns the boundary point; best_iterate has no meaning here")
+            raise ValueError("best_iterate must be False for BoundaryPGD, which returns the boundary point, got True")
 
     @property
     def needs_verdicts(self) -> bool:
-        """Always: the verdict is what it follows."""
+        """Whether the objective must return verdicts: yes, they define the boundary."""
         return True
 
-    def begin(self, inputs: Tensor, radius: Tensor | float, seeds: Sequence[int] | None) -> AttackState:
-        """Lay out the state with room for both ends of each sample's boundary."""
-        state = super().begin(inputs, radius, seeds)
-        none = torch.zeros(len(state.clean), dtype=torch.bool, device=state.clean.device)
+    def begin(self, ball: Ball) -> AttackState:
+        """The state of the attack, with both ends of each sample's boundary."""
+        none = torch.zeros(len(ball.clean), dtype=torch.bool, device=ball.clean.device)
         return _BoundaryState(
-            **vars(state),
+            **vars(super().begin(ball)),
             has_accepted=none,
             rejected=none.clone(),
-            inside=torch.zeros_like(state.clean),
-            outside=torch.zeros_like(state.clean),
+            inside=torch.zeros_like(ball.clean),
+            outside=torch.zeros_like(ball.clean),
         )
 
     def start(self, objective: Objective, state: AttackState) -> None:
-        """Judge the clean input first where the walk does not begin there."""
-        if self.random_start is not None and len(state.clean):
-            self.observe(state, state.noise, self.look(objective, state, state.noise))
+        """Judge the clean input first if the attack has a random start."""
+        if self.random_start is not None and len(state.noise):
+            self.observe(state, state.noise, self.look(objective, state.active, state.noise))
         super().start(objective, state)
 
     def observe(self, state: AttackState, noise: Tensor, evaluation: Evaluation) -> Tensor | None:
-        """Record the active samples' verdicts and drop the rejected ones."""
+        """Record the verdicts of the active samples and drop rejected samples."""
         assert isinstance(state, _BoundaryState)
         if evaluation.accepted is None:
-            raise ValueError("BoundaryPGD needs a verdict: the objective must return Evaluation(loss, accepted)")
+            raise ValueError(
+                "BoundaryPGD needs a verdict, got None; let the objective return Evaluation(loss, accepted)"
+            )
         kept = evaluation.accepted
         state.inside[state.rows[kept]] = noise[kept]
         state.has_accepted[state.rows[kept]] = True
@@ -105,32 +108,34 @@ class BoundaryPGD(ProjectedGradientDescent):
         return kept
 
     def finish(self, objective: Objective, state: AttackState) -> AttackResult:
-        """Judge the last iterates, bisect the rejected samples, attack the samples that are rejected without noise."""
+        """Judge the last iterates, bisect, and attack the samples that are rejected without noise."""
         assert isinstance(state, _BoundaryState)
         if len(state.rows):
             last = state.select(state.noise)
-            self.observe(state, last, self.look(objective, state, last))
+            self.observe(state, last, self.look(objective, state.active, last))
         state.all_accepted = ~state.rejected
         state.accepted = state.has_accepted.clone()
         self._bisect(objective, state)
         state.noise = state.inside
-        self._attack_rejected_when_clean(objective, state)
+        self._attack_rejected_clean(objective, state)
         return self.pack(state)
 
     def _bisect(self, objective: Objective, state: _BoundaryState) -> None:
+        """Move the accepted end of each rejected sample towards its first rejected point."""
         state.rows = torch.nonzero(state.rejected & state.has_accepted).flatten()
         if not len(state.rows):
             return
         inside, outside = state.inside[state.rows], state.outside[state.rows]
         for _ in range(self.halvings):
-            middle = (inside + outside) / 2  # ball and range are convex: the middle of two points in them is in them
-            verdict = self.look(objective, state, middle).accepted
+            middle = (inside + outside) / 2  # ball and range are convex, so that the middle is inside both
+            verdict = self.look(objective, state.active, middle).accepted
             assert verdict is not None
             good = per_sample(verdict, middle)
             inside, outside = torch.where(good, middle, inside), torch.where(good, outside, middle)
         state.inside[state.rows] = inside
 
-    def _attack_rejected_when_clean(self, objective: Objective, state: _BoundaryState) -> None:
+    def _attack_rejected_clean(self, objective: Objective, state: _BoundaryState) -> None:
+        """Plain PGD noise of size `floor` for the samples that are rejected without noise."""
         rows = torch.nonzero(~state.has_accepted).flatten()
         if not len(rows) or self.floor == 0:
             return
@@ -147,17 +152,12 @@ class BoundaryPGD(ProjectedGradientDescent):
             value = objective(noisy, rows[some])
             return value.loss if isinstance(value, Evaluation) else value
 
-        result = plain(
-            without_verdict,
-            state.clean[rows].to(state.dtype),
-            state.radius[rows].clamp_max(self.floor),
-            seeds=[state.seeds[row] for row in rows.tolist()],
-        )
-        state.noise[rows] = result.noisy.to(state.clean.dtype) - state.clean[rows]
+        part = state.ball.part(rows)
+        result = plain(without_verdict, part.clean.to(part.dtype), part.radius.clamp_max(self.floor), seeds=part.seeds)
+        state.noise[rows] = result.noisy.to(part.clean.dtype) - part.clean
         state.steps[rows] += result.steps
         state.stalled[rows] += result.stalled
-        # Noise may even help a sample that is rejected when clean; the verdict is that of the point returned.
-        state.rows = rows
-        verdict = self.look(objective, state, state.noise[rows]).accepted
+        # Noise may turn a rejected sample into an accepted one; the verdict must be that of the returned point.
+        verdict = self.look(objective, part, state.noise[rows]).accepted
         assert verdict is not None and state.accepted is not None
         state.accepted[rows] = verdict

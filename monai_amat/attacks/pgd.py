@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from monai_amat.attacks.base import (
-    AttackResult,
-    Evaluation,
-    Objective,
-    as_evaluation,
-    check_inputs,
-    check_radius,
-    round_range,
-)
+from monai_amat.attacks.ball import Ball, BallAttack, higher
+from monai_amat.attacks.base import AttackResult, Evaluation, Objective
 from monai_amat.attacks.gradient import input_gradient
 from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.progress import at_progress, late_step
@@ -29,13 +21,23 @@ __all__ = ["AttackState", "ProjectedGradientDescent"]
 
 @dataclass
 class AttackState:
-    """A batch under attack. `rows` are the samples still being attacked; all else covers the whole batch."""
+    """A batch under attack; all tensors but `rows` cover the whole batch.
 
-    clean: Tensor
-    radius: Tensor
-    seeds: Sequence[int]
-    dtype: torch.dtype
-    clip_range: tuple[float, float] | None
+    Args:
+        ball: the noise that is allowed around each sample.
+        noise: `(B, *shape)`, the present noise.
+        rows: `(n,)`, the samples that are still under attack.
+        steps: `(B,)` gradient evaluations.
+        stalled: `(B,)` steps without a usable gradient.
+        accepted: `(B,)` verdict at the final noise.
+        all_accepted: `(B,)` whether every iterate so far was accepted.
+        best_loss: `(B,)`, with `best_iterate` the highest loss so far.
+        best_noise: `(B, *shape)`, the noise of that loss.
+        step_loss: `(B,)`, the loss at the last step; None if some samples have left the batch.
+        late_loss: `(B,)`, the loss at the start of the last tenth of the steps.
+    """
+
+    ball: Ball
     noise: Tensor
     rows: Tensor
     steps: Tensor
@@ -49,61 +51,49 @@ class AttackState:
 
     @property
     def complete(self) -> bool:
-        """Whether every sample is still under attack, so that nothing need be selected."""
-        return len(self.rows) == len(self.clean)
+        """Whether every sample is still under attack."""
+        return len(self.rows) == len(self.noise)
+
+    @property
+    def active(self) -> Ball:
+        """The ball of the samples that are still under attack."""
+        return self.ball if self.complete else self.ball.part(self.rows)
 
     def select(self, values: Tensor) -> Tensor:
         """The active rows of `values`."""
         return values if self.complete else values[self.rows]
 
     def assign(self, name: str, values: Tensor) -> None:
-        """Write the active rows of the attribute `name`, in place where some samples are done."""
+        """Write the active rows of the attribute `name`, in place if some samples have left the batch."""
         if self.complete:
             setattr(self, name, values)
         else:
             getattr(self, name)[self.rows] = values
 
-    def noisy(self, noise: Tensor) -> Tensor:
-        """The active rows with `noise` added, as the network gets them.
-
-        Rounding to half precision may carry a pixel further than its noise says, even to infinity. Such a pixel takes
-        the next number towards the clean image, which half precision holds exactly.
-        """
-        clean = self.select(self.clean)
-        noisy = (clean + noise).to(self.dtype)
-        if self.dtype != clean.dtype:
-            further = (noisy.to(clean.dtype) - clean).abs() > noise.abs()
-            noisy = torch.where(further, torch.nextafter(noisy, clean.to(self.dtype)), noisy)
-        return noisy if self.clip_range is None else noisy.clamp(*self.clip_range)
-
 
 @dataclass(frozen=True, kw_only=True)
-class ProjectedGradientDescent:
+class ProjectedGradientDescent(BallAttack):
     r"""Raise the loss of each sample by `steps` normalised gradient steps inside a ball around it.
 
-    $$
-    \delta \leftarrow \Pi_{\|\delta\| \le r}\left(\delta + a\,r\,\frac{g}{\|g\|}\right)
-    $$
+    $$\delta \leftarrow \Pi_{\|\delta\| \le r}\left(\delta + a\,r\,\frac{g}{\|g\|}\right)$$
 
-    with $g$ the gradient of the sample's own loss and $a$ = `rel_step`. Under the maximum norm the
-    direction is the sign of g. With `clip_range` the noisy image is then clipped, which only shrinks the noise.
+    $g$ is the gradient of the sample's own loss with respect to the noise, and $a$ is `rel_step`. With the maximum
+    norm the direction is the sign of $g$. With `clip_range` the noisy image is then clipped, which only shrinks the
+    noise.
 
     Args:
-        norm: 2 (the paper's), `inf` (`"inf"` in JSON) or a `Norm`.
-        steps: gradient steps; the paper trains with 20 and evaluates with 100. 0 leaves the random start alone:
-            random noise of the same size, the floor that any attack must pass.
+        norm: 2 (as in the paper), `inf` (`"inf"` in JSON) or a `Norm`.
+        steps: gradient steps, at least 0; the paper trains with 20 and evaluates with 100. With 0 the result is the
+            random start: random noise of the same size, which any attack must exceed.
         rel_step: step size over radius, α/steps: 0.2 (α = 4) or 0.25 (α = 5) in training, 0.05 in evaluation.
         random_start: start radius from radius; None starts at the input itself.
-        clip_range: lowest and highest value a noisy image may take, in the units of the inputs; None where the
-            scale is open, as after a z-score.
-        amp: type to run the objective in under autocast (`torch.float16`, `torch.bfloat16`); None leaves it to
-            the caller. Noise, norms and projections stay in single precision.
-        best_iterate: return the iterate of highest loss instead of the last; the paper returns the last.
+        best_iterate: whether to return the iterate of highest loss instead of the last; the paper returns the last.
 
-    The gradient is taken with respect to the noise alone. No module's mode and no global random state is touched.
+    `clip_range` and `amp` are those of `BallAttack`. The attack changes neither the mode of a module nor the global
+    random state.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: if a setting is out of range.
 
     Example:
         >>> attack = ProjectedGradientDescent(steps=10, rel_step=0.5)
@@ -112,27 +102,16 @@ class ProjectedGradientDescent:
         (4.0, [0.0, 0.0, 0.0, 0.0], [10, 10])
     """
 
-    norm: NormSetting = NormSetting()  # noqa: RUF009
+    norm: NormSetting = NormSetting()  # noqa: RUF009 (repeated, because type checkers do not see it inherited)
     steps: int = 20
     rel_step: float = 0.25
     random_start: RandomStart | None = field(default_factory=FullStart)
-    clip_range: tuple[float, float] | None = None
-    amp: torch.dtype | None = None
     best_iterate: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_within("steps", self.steps, 0)
         check_positive("rel_step (step size over radius)", self.rel_step)
-        if self.clip_range is not None:
-            low, high = self.clip_range
-            if not low < high:
-                raise ValueError(f"clip_range must be (lowest, highest), got {self.clip_range}")
-            object.__setattr__(self, "clip_range", (float(low), float(high)))
-
-    @property
-    def needs_verdicts(self) -> bool:
-        """Whether the objective must say if a point is accepted."""
-        return False
 
     def __call__(
         self, objective: Objective, inputs: Tensor, radius: Tensor | float, *, seeds: Sequence[int] | None = None
@@ -143,62 +122,53 @@ class ProjectedGradientDescent:
             objective: see `Objective`.
             inputs: `(B, *shape)`, floating point, any number of dimensions.
             radius: `(B,)` or a number, in the units of `inputs`; 0 returns the input.
-            seeds: one integer per sample for the random start; by default sample i draws from seed i.
+            seeds: one integer per sample for the random start; by default i for sample i.
 
         Returns:
             the result; the noise stays within `radius` up to rounding.
 
         Raises:
-            TypeError: for integer inputs.
-            ValueError: for inputs or radii out of range, or an objective that does not answer per sample.
+            TypeError: if the inputs are not floating point.
+            ValueError: if inputs or radii are out of range, or the objective does not return one loss per sample.
         """
         with torch.inference_mode(False):
-            state = self.begin(inputs, radius, seeds)
-            # Where no ball has room for noise (ε = 0, an empty batch) nothing is spent.
-            steps = self.steps if bool((state.radius > 0).any()) else 0
-            self.start(objective, state)
-            late = late_step(steps)
-            for number in range(steps):
-                if not len(state.rows):
-                    break
-                self.step(at_progress(objective, number / steps), state)
-                if number == late:
-                    state.late_loss = state.step_loss
-            return self.finish(objective, state)
+            return self.search(objective, self.ball(inputs, radius, seeds))
 
-    def begin(self, inputs: Tensor, radius: Tensor | float, seeds: Sequence[int] | None) -> AttackState:
-        """Check what was given and lay out the state."""
-        clip_range = round_range(self.clip_range, inputs.dtype)
-        clean = check_inputs(inputs, clip_range)
-        if seeds is not None and len(seeds) != len(clean):
-            raise ValueError(f"{len(clean)} samples need as many seeds, got {len(seeds)}")
-        counts = torch.zeros(len(clean), dtype=torch.int64, device=clean.device)
+    def search(self, objective: Objective, ball: Ball) -> AttackResult:
+        """Take the steps; an empty ball takes none, but its samples are judged where verdicts are needed."""
+        state = self.begin(ball)
+        steps = 0 if ball.empty else self.steps
+        self.start(objective, state)
+        late = late_step(steps)
+        for number in range(steps):
+            if not len(state.rows):
+                break
+            self.step(at_progress(objective, number / steps), state)
+            if number == late:
+                state.late_loss = state.step_loss
+        return self.finish(objective, state)
+
+    def begin(self, ball: Ball) -> AttackState:
+        """The state before the first step, without noise."""
+        counts = torch.zeros(len(ball.clean), dtype=torch.int64, device=ball.clean.device)
         return AttackState(
-            clean=clean,
-            radius=check_radius(radius, clean),
-            seeds=range(len(clean)) if seeds is None else [int(seed) for seed in seeds],
-            dtype=inputs.dtype,
-            clip_range=clip_range,
-            noise=torch.zeros_like(clean),
-            rows=torch.arange(len(clean), device=clean.device),
-            steps=counts,
-            stalled=counts.clone(),
+            ball=ball, noise=torch.zeros_like(ball.clean), rows=ball.rows, steps=counts, stalled=counts.clone()
         )
 
     def start(self, objective: Objective, state: AttackState) -> None:
-        """Put the noise where the first gradient is taken."""
-        if self.random_start is None or not len(state.clean):
+        """Set the noise at which the first gradient is taken."""
+        ball = state.ball
+        if self.random_start is None or not len(ball.clean):
             return
-        drawn = self.norm.draw(state.clean, self.random_start(state.radius), state.seeds)
-        state.noise = self.confine(state, drawn, state.clean, state.radius)
+        state.noise = ball.confine(self.norm.draw(ball.clean, self.random_start(ball.radius), ball.seeds))
 
     def step(self, objective: Objective, state: AttackState) -> None:
         """One gradient step of the active samples."""
-        start = state.select(state.noise)
-        noisy = state.noisy(start).requires_grad_(True)
+        ball, start = state.active, state.select(state.noise)
+        noisy = ball.noisy(start).requires_grad_(True)
         with torch.enable_grad():
-            # A copy, so that a network whose first layer works in place may have it.
-            evaluation = self.evaluate(objective, state, noisy.clone())
+            # A copy, because a network whose first layer works in place changes its input.
+            evaluation = self.evaluate(objective, noisy.clone(), ball.rows)
             state.step_loss = evaluation.loss.detach() if state.complete else None
             kept = self.observe(state, start, evaluation)
             if not len(state.rows):
@@ -206,15 +176,15 @@ class ProjectedGradientDescent:
             gradient = input_gradient(evaluation.loss, noisy, kept=kept, amp=self.amp).to(start.dtype)
         direction = self.norm.direction(gradient)
         moves = direction.reshape(len(direction), -1).any(dim=1)
-        start = start if kept is None else start[kept]
-        radius = state.select(state.radius)
-        moved = start + per_sample(self.rel_step * radius, start) * direction
-        state.assign("noise", self.confine(state, moved, state.select(state.clean), radius))
+        if kept is not None:
+            ball, start = state.active, start[kept]
+        moved = start + per_sample(self.rel_step * ball.radius, start) * direction
+        state.assign("noise", ball.confine(moved))
         state.assign("steps", state.select(state.steps) + 1)
         state.assign("stalled", state.select(state.stalled) + ~moves)
 
     def observe(self, state: AttackState, noise: Tensor, evaluation: Evaluation) -> Tensor | None:
-        """Take note of an evaluated iterate; subclasses drop samples from `state.rows` and return the mask kept."""
+        """Record an evaluated iterate; a subclass may drop samples from `state.rows` and return the mask kept."""
         if evaluation.accepted is not None:
             state.all_accepted = (
                 evaluation.accepted if state.all_accepted is None else state.all_accepted & evaluation.accepted
@@ -224,50 +194,28 @@ class ProjectedGradientDescent:
             if state.best_loss is None or state.best_noise is None:
                 state.best_loss, state.best_noise = loss, noise
             else:
-                better = (loss > state.best_loss) | (state.best_loss.isnan() & ~loss.isnan())
+                better = higher(loss, state.best_loss)
                 state.best_loss = torch.where(better, loss, state.best_loss)
                 state.best_noise = torch.where(per_sample(better, noise), noise, state.best_noise)
         return None
 
     def finish(self, objective: Objective, state: AttackState) -> AttackResult:
-        """Judge the last iterate, where verdicts or the best iterate are wanted, and pack the result."""
+        """Judge the last iterate, if verdicts or the best iterate are needed, and build the result."""
         if state.all_accepted is not None or self.best_iterate:
-            last = self.look(objective, state, state.noise)
+            last = self.look(objective, state.ball, state.noise)
             self.observe(state, state.noise, last)
             state.accepted = last.accepted
             if state.best_noise is not None:
                 state.noise = state.best_noise
                 if last.accepted is not None:
-                    state.accepted = self.look(objective, state, state.noise).accepted
+                    state.accepted = self.look(objective, state.ball, state.noise).accepted
         return self.pack(state)
 
     def pack(self, state: AttackState) -> AttackResult:
         """The result of a batch whose noise is final."""
-        state.rows = torch.arange(len(state.clean), device=state.clean.device)
         gain = None
         if state.step_loss is not None and state.late_loss is not None:
             gain = state.step_loss - state.late_loss
         return AttackResult(
-            state.noisy(state.noise), state.accepted, state.all_accepted, state.steps, state.stalled, gain
+            state.ball.noisy(state.noise), state.accepted, state.all_accepted, state.steps, state.stalled, gain
         )
-
-    def confine(self, state: AttackState, noise: Tensor, clean: Tensor, radius: Tensor) -> Tensor:
-        """Noise inside the ball and, with `clip_range`, a noisy image inside the range."""
-        inside = self.norm.project(noise, radius)
-        if state.clip_range is None:
-            return inside
-        # The clean image is in range, so clipping moves every pixel towards it: the noise stays inside the ball.
-        return (clean + inside).clamp(*state.clip_range) - clean
-
-    def evaluate(self, objective: Objective, state: AttackState, noisy: Tensor) -> Evaluation:
-        """The objective on the active samples at `noisy`."""
-        with self._autocast(noisy.device):
-            return as_evaluation(objective(noisy, state.rows), len(state.rows))
-
-    def look(self, objective: Objective, state: AttackState, noise: Tensor) -> Evaluation:
-        """The objective with `noise` added, without a gradient."""
-        with torch.no_grad():
-            return self.evaluate(objective, state, state.noisy(noise))
-
-    def _autocast(self, device: torch.device) -> AbstractContextManager[object]:
-        return nullcontext() if self.amp is None else torch.autocast(device.type, dtype=self.amp)

@@ -1,4 +1,4 @@
-"""BoundaryPGD: who leaves the batch when, what comes back for each kind of sample, and what it costs."""
+"""BoundaryPGD: when samples leave the batch, the result for each kind of sample, and its cost."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ NORMS: list[Any] = [2, math.inf]
 
 
 class Walls:
-    """Loss w·x per sample; accepted while it is below that sample's wall. Keeps what it was asked."""
+    """Loss w·x per sample; accepted while it is below that sample's wall. Records its calls."""
 
     def __init__(self, weight: Tensor, walls: Tensor) -> None:
         self.weight, self.walls = weight, walls
-        self.asked: list[tuple[list[int], bool]] = []
+        self.calls: list[tuple[list[int], bool]] = []
         self.seen: list[tuple[Tensor, Tensor]] = []
 
     def loss(self, noisy: Tensor, rows: Tensor) -> Tensor:
-        # In double precision, so that a verdict near the wall does not hang on the order of a sum.
+        # In double precision, so that a verdict near the wall does not depend on the order of a sum.
         return (noisy.double() * self.weight[rows].double()).flatten(1).sum(1)
 
     def __call__(self, noisy: Tensor, rows: Tensor) -> Evaluation:
         loss = self.loss(noisy, rows)
         accepted = loss.detach() < self.walls[rows]
-        self.asked.append((rows.tolist(), noisy.requires_grad))
+        self.calls.append((rows.tolist(), noisy.requires_grad))
         self.seen.append((rows.clone(), accepted))
         return Evaluation(loss, accepted)
 
@@ -59,7 +59,7 @@ def test_each_kind_of_sample_by_hand() -> None:
     assert walked[2] == pytest.approx(2.5, rel=1e-6)
     assert 7.999 - 1 / 2**10 <= walked[3] < 7.999
     assert verdicts(result) == ([True, True, False, True], [False, True, False, False])
-    # 0, 1, 2 and 3 were accepted and moved on from; 4 was rejected, before its gradient was taken.
+    # 0, 1, 2 and 3 were accepted, with one step from each; 4 was rejected before its gradient was taken.
     assert result.steps.tolist() == [4, 10, 10, 8]
     assert result.stalled.tolist() == [0, 0, 0, 0]
 
@@ -68,12 +68,12 @@ def test_rejected_samples_leave_at_once_and_never_return_to_the_walk() -> None:
     objective, inputs = line([0.5, 2.5, 4.5, 100.0, -1.0])
     attack = BoundaryPGD(steps=6, rel_step=1 / 6, halvings=3)
     result = attack(objective, inputs, 6.0)
-    walking = [rows for rows, differentiable in objective.asked if differentiable]
+    walking = [rows for rows, differentiable in objective.calls if differentiable]
     assert walking == [[0, 1, 2, 3, 4], [0, 1, 2, 3], [1, 2, 3], [1, 2, 3], [2, 3], [2, 3]]
-    halving = [rows for rows, differentiable in objective.asked[7:]]
-    assert objective.asked[6] == ([3], False)  # the last iterate of who is left is judged
+    halving = [rows for rows, differentiable in objective.calls[7:]]
+    assert objective.calls[6] == ([3], False)  # the last iterate of the remaining sample is judged
     assert halving == [[0, 1, 2]] * 3
-    # What was spent is what was walked on: each evaluation less the samples that it rejected.
+    # The steps are the evaluated samples without the rejected ones.
     rejected = [int((~accepted).sum()) for _, accepted in objective.seen[:6]]
     assert int(result.steps.sum()) == sum(len(rows) for rows in walking) - sum(rejected)
     assert result.steps.tolist() == [1, 3, 5, 6, 0]
@@ -101,21 +101,22 @@ def test_what_holds_for_any_batch(
     )
     result = attack(objective, inputs, radius)
     size = get_norm(norm).size(result.noisy - inputs)
-    hopeless = torch.tensor(walls) < 0
-    limit = torch.where(hopeless, min(floor, radius), radius)
+    rejected_clean = torch.tensor(walls) < 0
+    limit = torch.where(rejected_clean, min(floor, radius), radius)
     assert (size <= limit * (1 + 1e-5) + 1e-5).all()
     assert result.noisy.abs().max() <= 4
-    # The verdict is that of the returned point, and nobody with an accepted point is given a rejected one.
+    # The verdict is that of the returned point; a sample with an accepted point never gets a rejected one.
     accepted, path = (torch.tensor(values) for values in verdicts(result))
     assert torch.equal(accepted, objective.loss(result.noisy, rows) < objective.walls)
-    assert torch.equal(accepted | hopeless, torch.ones_like(accepted))
+    assert torch.equal(accepted | rejected_clean, torch.ones_like(accepted))
     assert not (path & ~accepted).any()
-    # Who was rejected on the way is never differentiated again; who was from the start is attacked at the floor.
+    # A sample that is rejected after a step is never differentiated again; one that is rejected without noise is
+    # attacked at the floor.
     gone: set[int] = set()
-    for (asked, differentiable), (some, verdict) in zip(objective.asked, objective.seen, strict=True):
+    for (called, differentiable), (some, verdict) in zip(objective.calls, objective.seen, strict=True):
         if differentiable:
-            assert not gone & set(asked)
-            gone |= set(some[~verdict & ~hopeless[some]].tolist())
+            assert not gone & set(called)
+            gone |= set(some[~verdict & ~rejected_clean[some]].tolist())
 
 
 @pytest.mark.parametrize("halvings", [0, 1, 4, 10, 16])
@@ -129,11 +130,11 @@ def test_bisection_closes_in_by_half_each_time(halvings: int) -> None:
     assert (below > -1e-6).all()
     assert (below <= 1 / 2**halvings + 1e-5).all()
     assert below.max() > 0.2 / 2**halvings
-    assert sum(not differentiable for _, differentiable in objective.asked) == 1 + halvings  # one for the last iterate
+    assert sum(not differentiable for _, differentiable in objective.calls) == 1 + halvings  # one for the last iterate
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_a_batch_never_rejected_gets_what_plain_pgd_gives(norm: Any) -> None:
+def test_a_batch_that_is_never_rejected_gets_the_noise_of_plain_pgd(norm: Any) -> None:
     torch.manual_seed(1)
     inputs, weight = torch.randn(3, 2, 3, 3), torch.randn(3, 2, 3, 3)
     objective = Walls(weight, torch.full((3,), 1e6))
@@ -157,24 +158,24 @@ def test_a_sample_rejected_before_any_noise_gets_the_plain_attack_at_the_floor(n
     settings: dict[str, Any] = {"norm": norm, "steps": 4, "rel_step": 0.3, "random_start": start}
     radius = torch.tensor([3.0, 3.0, 3.0, 0.2])
     result = BoundaryPGD(floor=0.5, **settings)(objective, inputs, radius, seeds=[5, 6, 7, 8])
-    hopeless = torch.tensor([1, 3])
+    rejected_clean = torch.tensor([1, 3])
     expected = ProjectedGradientDescent(**settings)(
-        lambda noisy, rows: objective.loss(noisy, hopeless[rows]),
-        inputs[hopeless],
+        lambda noisy, rows: objective.loss(noisy, rejected_clean[rows]),
+        inputs[rejected_clean],
         torch.tensor([0.5, 0.2]),  # the floor, but never more than the sample's own radius
         seeds=[6, 8],
     )
-    torch.testing.assert_close(result.noisy[hopeless], expected.noisy, rtol=0, atol=1e-6)
-    assert result.steps[hopeless].tolist() == [4, 4]
+    torch.testing.assert_close(result.noisy[rejected_clean], expected.noisy, rtol=0, atol=1e-6)
+    assert result.steps[rejected_clean].tolist() == [4, 4]
     bare = BoundaryPGD(floor=0.0, **settings)(objective, inputs, radius, seeds=[5, 6, 7, 8])
-    assert torch.equal(bare.noisy[hopeless], inputs[hopeless])
-    assert bare.steps[hopeless].tolist() == [0, 0]
+    assert torch.equal(bare.noisy[rejected_clean], inputs[rejected_clean])
+    assert bare.steps[rejected_clean].tolist() == [0, 0]
     assert torch.equal(bare.noisy[[0, 2]], result.noisy[[0, 2]])
     assert verdicts(bare) == ([True, False, True, False], [True, False, True, False])
 
 
-def test_the_verdict_on_floor_noise_is_taken_where_it_ends() -> None:
-    """A sample that only noise makes good: rejected when clean, accepted beyond 0.9. The result says so."""
+def test_the_verdict_on_floor_noise_is_that_of_its_last_point() -> None:
+    """A sample that is rejected without noise and accepted beyond 0.9: the verdict is that of the noisy input."""
 
     def objective(noisy: Tensor, rows: Tensor) -> Evaluation:
         loss = noisy.sum(1)
@@ -196,15 +197,15 @@ def test_a_random_start_judges_the_clean_input_first_and_its_start_next() -> Non
     ][:2]
     objective = Walls(weight, torch.tensor([0.1, -0.1]))
     result = BoundaryPGD(steps=3, random_start=FullStart(), halvings=20)(objective, inputs, 3.0, seeds=outward)
-    assert objective.asked[0] == ([0, 1], False)
-    assert objective.asked[1] == ([0], True)
+    assert objective.calls[0] == ([0, 1], False)
+    assert objective.calls[1] == ([0], True)
     assert result.steps.tolist() == [0, 0]
     assert 0.0999 < result.noisy[0].sum() < 0.1
     assert torch.equal(result.noisy[1], inputs[1])
 
 
 @pytest.mark.parametrize("start", [None, FullStart()], ids=["clean", "random"])
-def test_a_sample_is_attacked_alike_alone_and_in_a_batch(start: Any) -> None:
+def test_a_sample_gets_the_same_noise_alone_and_in_a_batch(start: Any) -> None:
     torch.manual_seed(3)
     inputs, weight = torch.randn(5, 2, 4), torch.randn(5, 2, 4)
     clean = Walls(weight, torch.zeros(5)).loss(inputs, torch.arange(5))
@@ -221,7 +222,7 @@ def test_a_sample_is_attacked_alike_alone_and_in_a_batch(start: Any) -> None:
             assert alone.steps.tolist() == together.steps[one].tolist()
 
 
-def test_a_neighbour_that_is_not_a_number_is_rejected_and_spreads_nothing() -> None:
+def test_a_sample_with_a_loss_of_nan_is_rejected_and_does_not_change_the_others() -> None:
     objective, inputs = line([3.3, 100.0, 5.0])
 
     def spoilt(noisy: Tensor, rows: Tensor) -> Evaluation:
@@ -238,7 +239,7 @@ def test_a_neighbour_that_is_not_a_number_is_rejected_and_spreads_nothing() -> N
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64], ids=str)
 def test_the_returned_point_is_accepted_in_the_inputs_own_precision(dtype: torch.dtype) -> None:
-    """The boundary point is judged as rounded, not before."""
+    """The verdict is that of the rounded boundary point."""
     torch.manual_seed(4)
     inputs, weight = torch.randn(8, 6).to(dtype), torch.randn(8, 6)
     rows = torch.arange(8)

@@ -99,5 +99,5 @@ def test_what_an_attack_cannot_use_is_named(given: Any, error: type[Exception], 
 
 
 def test_as_many_seeds_as_samples() -> None:
-    with pytest.raises(ValueError, match="4 samples need as many seeds, got 3"):
+    with pytest.raises(ValueError, match="seeds must be one per sample, 4 in all, got 3"):
         adversarial()({**batch(), "sample_seed": torch.arange(3)})
