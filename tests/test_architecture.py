@@ -101,6 +101,17 @@ def test_the_front_door_loads_nothing_before_it_is_needed() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_attacks_losses_and_margins_load_neither_ignite_nor_matplotlib() -> None:
+    """The losses of the tasks, such as `DiceCELoss`, do: they use `monai.losses`, which imports both."""
+    heavy = "'ignite', 'matplotlib'"
+    program = (
+        "import sys; from monai_amat import Absolute, PerSample, ProjectedGradientDescent, UniformRadius; "
+        f"print([name for name in sys.modules if name in ({heavy})])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
 def test_attacks_and_losses_are_pure_pytorch() -> None:
     for file in (*PACKAGE.glob("attacks/*.py"), PACKAGE / "losses" / "base.py"):
         assert not [name for name in imports(file) if name.split(".")[0] in ("monai", "ignite")], file

@@ -1,4 +1,4 @@
-"""Auto-PGD (Croce and Hein 2020): gradient ascent with momentum whose step size each sample halves where it stops."""
+"""Auto-PGD (Croce and Hein 2020): gradient ascent with momentum and an adaptive step size per sample."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from monai_amat.attacks.gradient import input_gradient
 from monai_amat.attacks.norms import NormSetting, per_sample
 from monai_amat.attacks.progress import late_step
 from monai_amat.attacks.random_start import FullStart, RandomStart
+from monai_amat.checks import check_within
 
 __all__ = ["AutoProjectedGradientDescent", "window_ends"]
 
@@ -45,35 +46,33 @@ def window_ends(steps: int) -> list[int]:
 
 @dataclass(frozen=True, kw_only=True)
 class AutoProjectedGradientDescent(BallAttack):
-    r"""Raise the loss of each sample by gradient steps with momentum, whose size follows from the progress.
-
-    With $g_k$ the gradient of the sample's own loss and $\eta$ the sample's step size, at first
-    $2r$,
+    r"""Raise the loss of each sample by gradient steps with momentum, whose size depends on the progress.
 
     $$
     z_k = \Pi\!\left(\delta_k + \eta\,\frac{g_k}{\|g_k\|}\right), \qquad
-    \delta_{k+1} = \Pi\!\left(\delta_k + \tfrac34 (z_k - \delta_k) + \tfrac14 (\delta_k - \delta_{k-1})\right),
+    \delta_{k+1} = \Pi\!\left(\delta_k + \tfrac34 (z_k - \delta_k) + \tfrac14 (\delta_k - \delta_{k-1})\right)
     $$
 
-    $\Pi$ projecting onto the ball and then into `clip_range`; the first step has no momentum. At the end of
-    each window of steps (`window_ends`) a sample halves its step size and goes back to its best point where the loss
-    rose in at most 75 % of the window's steps, or where the step size was not halved at the last window and the best
-    loss has not risen since. The point of highest loss is returned. There is no step size to set.
+    $g_k$ is the gradient of the sample's own loss, $\eta$ is the sample's step size, initially $2r$, and $\Pi$
+    projects onto the ball and then into `clip_range`; the first step has no momentum. At the end of each window of
+    steps (`window_ends`) a sample halves its step size and returns to its best point in two cases: the loss rose in at
+    most 75 % of the window's steps, or the step size was not halved at the last window and the best loss has not risen
+    since. The result is the point of highest loss. There is no step size to set.
 
     Each step takes one gradient, and the last point one more forward. An objective whose loss changes along the attack
-    (`Objective`) is used in its final form throughout, because the losses of different steps are compared.
+    (`Objective`) is used in its final form in all steps, because the losses of different steps are compared.
 
     Source: Croce and Hein 2020, "Reliable evaluation of adversarial robustness with an ensemble of diverse
     parameter-free attacks", algorithm 1.
 
     Args:
-        steps: gradient evaluations; 0 leaves the random start alone.
+        steps: gradient evaluations, at least 0; with 0 the result is the random start.
         random_start: start radius from radius; None starts at the input itself.
 
     `norm`, `clip_range` and `amp` are those of `BallAttack`.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: if a setting is out of range.
 
     Example:
         >>> attack = AutoProjectedGradientDescent(steps=10)
@@ -82,32 +81,31 @@ class AutoProjectedGradientDescent(BallAttack):
         (4.0, [0.0, 0.0, 0.0, 0.0], [10, 10])
     """
 
-    norm: NormSetting = NormSetting()  # noqa: RUF009 (again, since type checkers do not see it inherited)
+    norm: NormSetting = NormSetting()  # noqa: RUF009 (repeated, because type checkers do not see it inherited)
     steps: int = 20
     random_start: RandomStart | None = field(default_factory=FullStart)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.steps < 0:
-            raise ValueError(f"steps must not be negative, got {self.steps}")
+        check_within("steps", self.steps, 0)
 
     def search(self, objective: Objective, ball: Ball) -> AttackResult:
         """Climb from the random start."""
         return self.climb(objective, ball, self.begin(ball), self.steps).result(ball)
 
     def begin(self, ball: Ball) -> Tensor:
-        """The noise where the first gradient is taken."""
+        """The noise at which the first gradient is taken."""
         if self.random_start is None:
             return torch.zeros_like(ball.clean)
         return ball.confine(ball.norm.draw(ball.clean, self.random_start(ball.radius), ball.seeds))
 
     def climb(self, objective: Objective, ball: Ball, start: Tensor, steps: int) -> Found:
-        """Take `steps` steps from the noise `start`, which must lie in the ball.
+        """Take `steps` steps from the noise `start`.
 
         Args:
-            objective: what is raised.
-            ball: where.
-            start: `(B, *shape)`.
+            objective: gives the loss to raise.
+            ball: the noise that is allowed.
+            start: `(B, *shape)`, noise inside the ball.
             steps: gradient evaluations.
 
         Returns:
@@ -156,7 +154,7 @@ class AutoProjectedGradientDescent(BallAttack):
         """The objective with `noise` added, and the gradient of each sample's loss."""
         noisy = ball.noisy(noise).detach().requires_grad_(True)
         with torch.enable_grad():
-            # A copy, so that a network whose first layer works in place may change it.
+            # A copy, because a network whose first layer works in place changes its input.
             evaluation = self.evaluate(objective, noisy.clone(), ball.rows)
             gradient = input_gradient(evaluation.loss, noisy, amp=self.amp).to(noise.dtype)
         return Evaluation(evaluation.loss.detach(), evaluation.accepted), gradient

@@ -1,4 +1,4 @@
-"""What an attack takes and gives: objective, evaluation, result."""
+"""The contract of an attack: objective, evaluation, result."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an objective says of some rows of the batch at one point.
+    """Loss and verdict of some rows of the batch at one point.
 
     Args:
-        loss: `(n,)`, what the attack raises; differentiable in the noisy input.
-        accepted: `(n,)` bool, whether the network still does well enough there; None where no verdict is wanted.
+        loss: `(n,)`, the loss that the attack raises; differentiable in the noisy input.
+        accepted: `(n,)` bool, whether the output of the network is still acceptable; None without verdicts.
     """
 
     loss: Tensor
@@ -40,22 +40,22 @@ class Evaluation:
 
 Objective = Callable[[Tensor, Tensor], "Evaluation | Tensor"]
 """`objective(noisy, rows)`: evaluate rows `(n,)` of the batch at `noisy` `(n, *shape)`; a plain `(n,)` tensor
-is a loss without a verdict. Network, loss, targets and thresholds are bound inside; an attack knows none of them. An
+is a loss without a verdict. Network, loss, targets and thresholds are bound inside; an attack does not see them. An
 objective whose loss changes along the attack has a method `at(progress)`, see `monai_amat.attacks.progress`."""
 
 
 @dataclass(frozen=True)
 class AttackResult:
-    """What an attack returns; every tensor has the sample at dim 0.
+    """The result of an attack; every tensor has the sample at dim 0.
 
     Args:
         noisy: same shape and type as the inputs, detached.
-        accepted: `(B,)` verdict at `noisy`; None where the objective gave none.
-        all_accepted: `(B,)` whether every iterate was accepted, `noisy` included; None where the objective gave none.
-        steps: `(B,)` gradient evaluations spent.
+        accepted: `(B,)` verdict at `noisy`; None if the objective gives no verdicts.
+        all_accepted: `(B,)` whether every iterate was accepted, including `noisy`; None without verdicts.
+        steps: `(B,)` number of gradient evaluations.
         stalled: `(B,)` steps at which the gradient was zero or not finite, so that the sample did not move.
-        late_gain: `(B,)` by how much the loss rose over the last tenth of the steps, the best loss where the attack
-            keeps the best point; None where the attack does not measure it.
+        late_gain: `(B,)` rise of the loss over the last tenth of the steps (of the best loss, if the attack keeps the
+            best point); None if the attack does not measure it.
         winner: `(B,)` int64, the number of the attack whose noise this is; None for a single attack.
     """
 
@@ -69,10 +69,10 @@ class AttackResult:
 
 
 class Attack(Protocol):
-    """An object that makes noisy inputs of a batch.
+    """An object that adds noise to the inputs of a batch.
 
-    Every attack says in which norm its radius is measured, and whether it follows verdicts. An attack that contains
-    another attack passes both on.
+    Every attack has the norm of its radius, and whether it needs verdicts. An attack that contains another attack
+    returns the values of the inner attack.
     """
 
     @property
@@ -90,16 +90,16 @@ class Attack(Protocol):
 
 
 def check_attack(attack: Any) -> Attack:
-    """The attack itself, if it has what every attack has.
+    """The attack itself, after a check that it fulfils `Attack`.
 
     Raises:
-        TypeError: for an object that is not callable, or lacks `norm` or `needs_verdicts`.
+        TypeError: if the object is not callable, or has no `norm` or `needs_verdicts`.
 
     Example:
         >>> check_attack(lambda objective, inputs, radius, seeds=None: ...)
         Traceback (most recent call last):
         ...
-        TypeError: function is not an attack: norm is missing, expected a monai_amat.attacks.Norm; add the property...
+        TypeError: norm of the attack function must be a monai_amat.attacks.Norm, got no such property; add it, see ...
     """
     name = type(attack).__name__
     if isinstance(attack, type) or not callable(attack):
@@ -108,21 +108,20 @@ def check_attack(attack: Any) -> Attack:
     for wanted, kind, text in (("norm", Norm, "a monai_amat.attacks.Norm"), ("needs_verdicts", bool, "a bool")):
         value = getattr(attack, wanted, None)
         if not isinstance(value, kind):
-            found = "is missing" if value is None else f"is {value!r}"
+            found = "no such property" if value is None else repr(value)
             raise TypeError(
-                f"{name} is not an attack: {wanted} {found}, expected {text}; add the property, see "
-                "monai_amat.attacks.Attack"
+                f"{wanted} of the attack {name} must be {text}, got {found}; add it, see monai_amat.attacks.Attack"
             )
     checked: Attack = attack
     return checked
 
 
 def as_evaluation(value: Evaluation | Tensor, count: int) -> Evaluation:
-    """Check that an objective answered per sample.
+    """The value of an objective as an `Evaluation`, after a check that it has one loss per sample.
 
     Raises:
-        TypeError: when the verdict is not bool.
-        ValueError: when the loss or the verdict is not `(count,)`.
+        TypeError: if the verdict is not bool.
+        ValueError: if the loss or the verdict is not `(count,)`.
     """
     evaluation = value if isinstance(value, Evaluation) else Evaluation(value)
     check_per_sample(evaluation.loss, count, "the loss of the objective")
@@ -137,29 +136,29 @@ def check_inputs(inputs: Tensor, clip_range: tuple[float, float] | None) -> Tens
     """The inputs as a plain detached tensor of at least single precision.
 
     Raises:
-        TypeError: when they are not floating point.
-        ValueError: when one is not finite, or outside `clip_range`.
+        TypeError: if they are not floating point.
+        ValueError: if a value is not finite, or outside `clip_range`.
     """
     if not inputs.is_floating_point():
-        raise TypeError(f"an attack needs floating-point inputs, got {inputs.dtype}; convert the image to float first")
+        raise TypeError(f"an attack needs floating-point inputs, got {inputs.dtype}; convert the images to float")
     plain = inputs.detach().as_subclass(torch.Tensor)
     plain = plain.clone() if plain.is_inference() else plain
     plain = plain if plain.dtype == torch.float64 else plain.float()
     if not torch.isfinite(plain).all():
         rows = torch.nonzero(~torch.isfinite(plain).reshape(len(plain), -1).all(dim=1)).flatten().tolist()
-        raise ValueError(f"inputs of samples {rows} of the batch hold NaN or infinite values; clean the images first")
+        raise ValueError(f"inputs must be finite, got NaN or infinity in samples {rows} of the batch; clean the images")
     if clip_range is not None and plain.numel():
         low, high = plain.amin().item(), plain.amax().item()
         if low < clip_range[0] or high > clip_range[1]:
             raise ValueError(
-                f"inputs lie in [{low:g}, {high:g}], outside clip_range {clip_range}; "
-                "give the range of the images the network really sees, or clip_range=None"
+                f"inputs must lie in clip_range {clip_range}, got values in [{low:g}, {high:g}]; set clip_range to the "
+                "range of the images that the network gets, or to None"
             )
     return plain
 
 
 def round_range(clip_range: tuple[float, float] | None, dtype: torch.dtype) -> tuple[float, float] | None:
-    """The range with both bounds rounded to `dtype`: an image clipped to 0.1 in float32 must count as in range."""
+    """The range rounded to `dtype`: float32 cannot represent 0.1, and an image clipped to 0.1 must pass as in range."""
     if clip_range is None or not dtype.is_floating_point:
         return clip_range
     low, high = torch.tensor(clip_range, dtype=dtype, device="cpu").tolist()
@@ -170,7 +169,7 @@ def check_radius(radius: Tensor | float, inputs: Tensor) -> Tensor:
     """The radius as `(B,)` on the inputs' device.
 
     Raises:
-        ValueError: when it is negative, not finite or of another length.
+        ValueError: if it is negative, not finite, or its length is not the batch size.
     """
     given = torch.as_tensor(radius, dtype=inputs.dtype, device=inputs.device).detach()
     if given.ndim > 1 or (given.ndim == 1 and given.shape[0] != inputs.shape[0]):

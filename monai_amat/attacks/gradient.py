@@ -9,29 +9,30 @@ from monai_amat.attacks.norms import per_sample
 
 __all__ = ["input_gradient"]
 
-# 2¹⁵ is the largest power of two that a loss in half precision can carry back.
+# 2¹⁵ is the largest power of two in half precision.
 _SCALES = (2.0**15, 2.0**8, 1.0)
 
 
 def input_gradient(
     loss: Tensor, noisy: Tensor, *, kept: Tensor | None = None, amp: torch.dtype | None = None
 ) -> Tensor:
-    """Gradient of the kept samples' losses, correct up to one factor per sample, which the attack normalises away.
+    """Gradient of each kept sample's loss, up to a positive factor per sample, because the attack normalises it.
 
-    Half-precision activations lose gradients under 6e-8 and overflow over 65504, so there the losses are scaled up. A
-    sample that overflows takes a smaller scale, and its neighbours keep theirs: noise never depends on them.
+    Half-precision activations lose gradients below 6e-8 and overflow above 65504, so that their losses are scaled up. A
+    sample that overflows gets a smaller scale; the other samples keep theirs, so that noise depends on its own
+    sample alone.
 
     Args:
-        loss: `(n,)`, from `noisy`.
-        noisy: `(n, *shape)`, a leaf with `requires_grad`.
-        kept: `(n,)` bool, the samples that matter; None for all.
-        amp: the type that the loss was computed in under autocast, where the types of the tensors do not show it.
+        loss: `(n,)`, computed from `noisy`.
+        noisy: `(n, *shape)`, a leaf that requires a gradient.
+        kept: `(n,)` bool, the samples whose gradient is needed; None for all.
+        amp: type in which autocast computed the loss; None if only the types of the tensors count.
 
     Returns:
-        `(k, *shape)` of the k samples kept.
+        `(k, *shape)` of the k kept samples.
 
     Raises:
-        ValueError: when the loss does not depend on `noisy`.
+        ValueError: if the loss does not depend on `noisy`.
 
     Example:
         >>> point = torch.tensor([[1.0, 2.0]], requires_grad=True)
@@ -44,7 +45,7 @@ def input_gradient(
     total = chosen.float().sum()
     gradient = _differentiate(total * _SCALES[0], noisy, kept, retain_graph=True)
     for scale in _SCALES[1:]:
-        # No scale helps a loss that is not finite itself.
+        # A smaller scale cannot help if the loss itself is not finite.
         lost = torch.isfinite(chosen) & ~torch.isfinite(gradient).reshape(len(gradient), -1).all(dim=1)
         if not lost.any():
             break
@@ -63,6 +64,6 @@ def _differentiate(total: Tensor, noisy: Tensor, kept: Tensor | None, *, retain_
         if gradient is not None:
             return gradient if kept is None else gradient[kept]
     raise ValueError(
-        "the objective's loss does not depend on the noisy input; it must be differentiable in it "
-        "(no torch.no_grad, detach or argmax on the way)"
+        "the loss of the objective must be differentiable in the noisy input, got a loss that does not depend on it; "
+        "remove torch.no_grad, detach or argmax between the two"
     )

@@ -24,11 +24,11 @@ def _flat(values: Tensor) -> Tensor:
 
 
 def _scaled(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Each sample over its largest entry, `(B, n)`; that entry, or 1 for zeros; the length of the quotient.
+    """Each sample divided by its largest entry, `(B, n)`; that entry, or 1 if all are zero; the length of the quotient.
 
-    In float32 the squares of a saturated network's gradient (1e-25, say) vanish, and an attack that stops there would
-    only look weak; those of 1e25 overflow. `sum` adds pairwise: on the CPU `torch.linalg.vector_norm` is off by
-    5e-5 over the pixels of a cephalogram and by 1e-3 over the voxels of a volume, more than the radius allows.
+    In float32 the squares of the tiny gradients of a saturated network (such as 1e-25) become zero, so that an attack
+    would stop; the squares of 1e25 overflow. `sum` adds pairwise: on the CPU the error of `torch.linalg.vector_norm` is
+    5e-5 for the pixels of a cephalogram and 1e-3 for the voxels of a volume, more than the radius allows.
     """
     flat = _flat(values)
     largest = flat.abs().amax(dim=1, keepdim=True)
@@ -38,7 +38,7 @@ def _scaled(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 class Norm(ABC):
-    """What an attack needs of a norm; every method works on each sample (dim 0) alone, in any number of dimensions."""
+    """The operations of an attack on a norm; each works per sample (dim 0), in any number of dimensions."""
 
     @abstractmethod
     def size(self, noise: Tensor) -> Tensor:
@@ -46,17 +46,17 @@ class Norm(ABC):
 
     @abstractmethod
     def direction(self, gradient: Tensor) -> Tensor:
-        """Steepest ascent direction of size one per sample; zero where the gradient is zero or not finite."""
+        """Steepest ascent direction per sample, of size 1; zero if the gradient is zero or not finite."""
 
     @abstractmethod
     def project(self, noise: Tensor, radius: Tensor) -> Tensor:
-        """The noise brought into the ball of `radius` `(B,)` around zero."""
+        """The noise projected onto the ball of `radius` `(B,)` around zero."""
 
     def draw(self, like: Tensor, radius: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Uniform noise in the cube of half-width `radius`, projected onto the ball (facts of the authors' code).
+        """Uniform noise in the cube of half-width `radius`, projected onto the ball, as in the authors' code.
 
-        In image dimensions the cube lies almost wholly outside the L2 ball, so that this is a point on its sphere.
-        Each sample draws from its own seed: its noise depends neither on its neighbours nor on the device.
+        For images almost all of the cube lies outside the L2 ball, so that the result is a point on the sphere. Each
+        sample draws from its own seed, so that its noise depends neither on the other samples nor on the device.
         """
         shape = like.shape[1:]
         draws = [torch.rand(shape, generator=generator(seed), dtype=torch.float32, device="cpu") for seed in seeds]
@@ -78,13 +78,13 @@ class L2(Norm):
         return (largest * length).flatten()
 
     def direction(self, gradient: Tensor) -> Tensor:
-        """The gradient over its own norm."""
+        """The gradient divided by its norm."""
         scaled, largest, length = _scaled(gradient)
         usable = torch.isfinite(largest)
         return torch.where(usable, scaled / length.clamp_min(1.0), 0.0).reshape(gradient.shape)
 
     def project(self, noise: Tensor, radius: Tensor) -> Tensor:
-        """Noise outside the ball is scaled back onto the sphere; noise inside stays as it is."""
+        """Noise outside the ball is scaled onto the sphere; noise inside is unchanged."""
         _, largest, length = _scaled(noise)
         factor = (radius[:, None] / largest / length.clamp_min(1.0)).clamp_max(1.0)
         return noise * per_sample(factor, noise)
@@ -120,10 +120,10 @@ class Linf(Norm):
 
 
 def get_norm(norm: float | str | Norm) -> Norm:
-    """The norm that `2`, `inf` (or `"inf"`, for JSON) or a `Norm` of the user's own stands for.
+    """The `Norm` of a setting: `2`, `inf` (or `"inf"`, for JSON) or a `Norm` itself.
 
     Raises:
-        ValueError: for any other value.
+        ValueError: if the setting is none of these.
 
     Example:
         >>> get_norm(2), get_norm("inf")
@@ -151,9 +151,9 @@ class NormSetting:
     """
 
     def __get__(self, attack: object | None, owner: type | None = None) -> Norm:
-        """The norm; on the class the default, L2."""
+        """The norm; on the class itself the default, L2."""
         return L2() if attack is None else attack.__dict__["norm"]
 
     def __set__(self, attack: object, norm: float | str | Norm) -> None:
-        """Take over a norm, once, from the dataclass's `__init__`."""
+        """Store the norm; the `__init__` of the dataclass calls this once."""
         attack.__dict__["norm"] = get_norm(norm)

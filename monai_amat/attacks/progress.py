@@ -1,4 +1,4 @@
-"""How far an attack is, told to objectives whose loss changes along the attack."""
+"""The progress of an attack, for objectives whose loss changes along the attack."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ __all__ = ["at_progress", "late_step"]
 
 
 def at_progress(objective: Objective, progress: float) -> Objective:
-    """The objective as it is at that share of an attack's steps.
+    """The objective at a share of an attack's steps.
 
-    An objective whose loss changes along the attack has a method `at(progress)`, which returns the objective of that
-    moment; any other objective is returned as it is. Nothing is stored: an attack at step t of T calls `at(t / T)`.
+    An objective whose loss changes along the attack has a method `at(progress)`, which returns the objective for that
+    share; any other objective is returned unchanged. At step t of T an attack calls `at(t / T)`; nothing is stored.
 
     Args:
         objective: see `Objective`.
-        progress: from 0 to 1.
+        progress: share of the steps, from 0 to 1.
 
     Example:
         >>> class Fading:

@@ -1,4 +1,4 @@
-"""Where inside its ball an attack begins: objects that turn the radius of the ball into the radius of the start."""
+"""The random start of an attack: objects that compute the radius of the start from the radius of the ball."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class RandomStart(Protocol):
     """Start radius `(B,)` from the attack's radius `(B,)`."""
 
     def __call__(self, radius: Tensor) -> Tensor:
-        """Return the half-width of the cube that the start is drawn from."""
+        """Return the half-width of the cube from which the start is drawn."""
 
 
 @dataclass(frozen=True)
@@ -36,10 +36,13 @@ class FullStart:
 
 @dataclass(frozen=True)
 class InnerStart:
-    """Start within what was accepted last time: `max(E − Δ, Δ)`, the authors' choice for AMAT.
+    """Start inside the margin that was accepted before: `max(E − Δ, Δ)`, the authors' choice for AMAT.
 
     Args:
         step: Δ, the expansion step of the margins, in the units of the image; positive.
+
+    Raises:
+        ValueError: if the step is not positive and finite.
 
     Example:
         >>> import torch

@@ -1,4 +1,4 @@
-"""Several attacks on each sample, of which the strongest counts."""
+"""Several runs of one attack from different random starts, of which the strongest is kept."""
 
 from __future__ import annotations
 
@@ -18,11 +18,15 @@ __all__ = ["Restarts"]
 
 @dataclass(frozen=True)
 class Restarts:
-    """Run an attack `times` from different random starts and keep, per sample, the run of highest loss.
+    """Run an attack `times` times from different random starts and keep, per sample, the run of highest loss.
 
     Args:
         attack: any attack with a random start.
-        times: runs, at least 1. The first is the plain attack itself.
+        times: number of runs, at least 1; the first run is the attack without restarts.
+
+    Raises:
+        TypeError: if `attack` is not an attack.
+        ValueError: if `times` is below 1.
 
     Example:
         >>> from monai_amat.attacks import ProjectedGradientDescent
@@ -40,12 +44,12 @@ class Restarts:
 
     @property
     def norm(self) -> Norm:
-        """The norm of the attack inside."""
+        """The norm of the inner attack."""
         return self.attack.norm
 
     @property
     def needs_verdicts(self) -> bool:
-        """Whether the attack inside needs verdicts."""
+        """Whether the inner attack needs verdicts."""
         return self.attack.needs_verdicts
 
     def __call__(

@@ -1,4 +1,4 @@
-"""Auto-PGD from a large radius to the radius itself, after the SEA evaluation of segmentation networks."""
+"""Auto-PGD from a large radius down to the radius itself, as in the SEA evaluation of segmentation networks."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ __all__ = ["ShrinkingRadius"]
 class ShrinkingRadius:
     """Attack at a multiple of the radius first, then at smaller multiples, and last at the radius itself.
 
-    Each stage starts at the best point of the stage before, projected onto its own smaller ball. A large ball shows
-    the way to regions of high loss that a search inside the small ball does not find.
+    Each stage starts at the best point of the stage before, projected onto its own smaller ball. In a
+    large ball the search finds regions of high loss that a search inside the small ball misses.
 
     Source: Croce, Singh and Hein 2024, "Towards reliable evaluation and fast training of robust semantic segmentation
     models", section 3.3.
 
     Args:
-        attack: takes the steps; its `steps` are those of all stages together.
+        attack: the attack of each stage; its `steps` are the steps of all stages together.
         factors: radius of each stage over the radius, in falling order, the last one 1.
-        shares: share of the steps of each stage, of sum 1; the last stage takes what rounding leaves.
+        shares: share of the steps of each stage, of sum 1; the last stage gets the remainder of rounding.
 
     Raises:
-        ValueError: for settings out of range.
+        ValueError: if a setting is out of range.
 
     Example:
         >>> attack = ShrinkingRadius(attack=AutoProjectedGradientDescent(steps=10))
@@ -89,5 +89,5 @@ class ShrinkingRadius:
             spent = found.steps if spent is None else spent + found.steps
             stalled = found.stalled if stalled is None else stalled + found.stalled
         assert spent is not None and stalled is not None
-        # The verdicts are those of the last stage: points of larger balls are no candidates.
+        # The verdicts are those of the last stage, because points outside the ball cannot be the result.
         return replace(found.result(ball), steps=spent, stalled=stalled)

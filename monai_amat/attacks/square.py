@@ -13,6 +13,7 @@ from monai_amat.attacks.base import AttackResult, Objective
 from monai_amat.attacks.norms import L2, Linf, NormSetting, per_sample
 from monai_amat.attacks.progress import late_step
 from monai_amat.attacks.square_windows import Windows, hills, tiles, window_sides
+from monai_amat.checks import check_within
 from monai_amat.seeding import fold, generator
 
 __all__ = ["Square", "window_share"]
@@ -34,31 +35,31 @@ def window_share(query: int, queries: int, share: float) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Square(BallAttack):
-    """Change the noise in one random window after another, and keep each change that raises the loss.
+    """Change the noise in one random window per query, and keep each change that raises the loss.
 
-    No gradient is used: a network whose gradients are masked is attacked as any other. A query is one forward.
+    No gradient is used, so that masked gradients do not weaken the attack. A query is one forward.
 
-    - *Maximum norm*: the start is stripes of ±radius; a change sets a window to +radius or −radius, one sign per
-      channel.
+    - *Maximum norm*: the start consists of stripes of ±radius; a change sets a window to +radius or −radius, one sign
+      per channel.
     - *L2*: the start is a tiling with small hills of either sign; a change puts a hill, whose two halves have opposite
       signs, into one window and takes the energy for it from a second window, so that the noise stays on the sphere.
 
-    Windows are squares, cubes or intervals, as the input has spatial dimensions; where an axis is too short for the
-    side, the window takes all of that axis and is longer along the others. The share of the image in a window falls
-    with the queries (`window_share`). Each sample has windows of its own, drawn from its seed.
+    Windows are intervals, squares or cubes, depending on the number of spatial dimensions; if an axis is too short for
+    the side, the window covers all of that axis and is longer along the others. The window's share of the image falls
+    with the queries (`window_share`). Each sample has its own windows, drawn from its seed.
 
     Source: Andriushchenko, Croce, Flammarion and Hein 2020, "Square Attack: a query-efficient black-box adversarial
     attack via random search", algorithms 1 to 3.
 
     Args:
-        queries: forwards, the one at the start included; at least 1.
-        share: the window's share of the image at first, in (0, 1].
+        queries: number of forwards, including that of the start; at least 1.
+        share: the window's initial share of the image, in (0, 1].
 
     `norm` (2 or `inf`), `clip_range` and `amp` are those of `BallAttack`. Inputs are `(B, channels, *spatial)`, or
     `(B, n)` for one channel.
 
     Raises:
-        ValueError: for settings out of range, or another norm.
+        ValueError: if a setting is out of range, or the norm is another one.
 
     Example:
         >>> attack = Square(queries=200, norm="inf")
@@ -67,21 +68,19 @@ class Square(BallAttack):
         (8.0, [0])
     """
 
-    norm: NormSetting = NormSetting()  # noqa: RUF009 (again, since type checkers do not see it inherited)
+    norm: NormSetting = NormSetting()  # noqa: RUF009 (repeated, because type checkers do not see it inherited)
     queries: int = 300
     share: float = 0.8
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not isinstance(self.norm, L2 | Linf):
-            raise ValueError(f"Square searches L2 and Linf balls, got norm {self.norm!r}; use norm=2 or norm='inf'")
-        if self.queries < 1:
-            raise ValueError(f"queries must be at least 1, got {self.queries}")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share must lie in (0, 1], got {self.share}")
+            raise ValueError(f"norm must be 2 or 'inf' for Square, got {self.norm!r}")
+        check_within("queries", self.queries, 1)
+        check_within("share", self.share, 0, 1, without=0)
 
     def search(self, objective: Objective, ball: Ball) -> AttackResult:
-        """Search from the start that the norm has; noise is held in units of the radius, so that no square vanishes."""
+        """Search from the start of the norm; noise is in units of the radius, so that its squares do not vanish."""
         images = ball.clean if ball.clean.ndim > 2 else ball.clean.unsqueeze(1)
         radius = per_sample(torch.where(ball.radius > 0, ball.radius, 1.0), ball.clean)
         draws = _Draws(images, ball.seeds, self.queries)
@@ -143,7 +142,7 @@ def _stripes(images: Tensor, draws: _Draws) -> Tensor:
 
 
 def _put_square(noise: Tensor, draws: _Draws, query: int, sides: Sequence[int]) -> Tensor:
-    """A window set to ±1, one sign per channel; other signs where that would change nothing."""
+    """The noise with a window set to ±1, one sign per channel; the signs are flipped if nothing would change."""
     windows = draws.windows(query, sides)
     inside = windows.read(noise)
     new = per_channel(draws.signs(query), inside)
@@ -152,7 +151,7 @@ def _put_square(noise: Tensor, draws: _Draws, query: int, sides: Sequence[int]) 
 
 
 def _tiling(images: Tensor, draws: _Draws) -> Tensor:
-    """Hills side by side over the whole image, of length 1 together."""
+    """Hills side by side over the whole image; the L2 norm of the image is 1."""
     pattern, sides, counts = tiles(draws.size)
     signs = draws.first_signs((draws.channels, *counts)).to(images)
     for axis, side in enumerate(sides):
@@ -161,7 +160,7 @@ def _tiling(images: Tensor, draws: _Draws) -> Tensor:
 
 
 def _move_energy(noise: Tensor, draws: _Draws, query: int, sides: Sequence[int]) -> Tensor:
-    """Energy of a second window moved into a hill in the first, which keeps the direction of what it held."""
+    """The noise with the energy of a second window moved into a hill in the first, added to its former values."""
     first, second = draws.windows(query, sides), draws.windows(query, sides, second=True)
     spatial = tuple(range(2, noise.ndim))
     held = first.read(noise)
@@ -172,7 +171,7 @@ def _move_energy(noise: Tensor, draws: _Draws, query: int, sides: Sequence[int])
     emptied = second.write(first.write(noise, torch.zeros_like(held)), torch.zeros_like(held))
     energy = noise.square().sum(spatial, keepdim=True)
     freed = energy - emptied.square().sum(spatial, keepdim=True)
-    # What clipping has cost is given back, in equal parts to all channels.
+    # Energy that clipping has removed is added again, in equal parts to all channels.
     lost = (1 - energy.sum(1, keepdim=True)).clamp_min(0.0) / noise.shape[1]
     return _unit(first.write(emptied, mixed * (freed + lost).clamp_min(0.0).sqrt()))
 

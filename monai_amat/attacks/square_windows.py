@@ -1,4 +1,4 @@
-"""Windows of the square attack: one per sample, read and written, and the hills that L2 noise is made of."""
+"""Windows of the square attack, one per sample, and the hills of its L2 noise."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Windows", "hill", "hills", "tiles", "window_sides"]
 
 @dataclass(frozen=True)
 class Windows:
-    """A window of one size in each sample of a batch `(B, C, *spatial)`, at its own place.
+    """One window per sample of a batch `(B, C, *spatial)`: all of the same size, each at its own place.
 
     Args:
         corners: `(B, D)` int64, the window's lowest index along each of the D spatial axes.
@@ -26,7 +26,7 @@ class Windows:
     sides: tuple[int, ...]
 
     def read(self, images: Tensor) -> Tensor:
-        """What the windows hold, `(B, C, *sides)`.
+        """The values in the windows, `(B, C, *sides)`.
 
         Example:
             >>> Windows(torch.tensor([[1]]), (2,)).read(torch.tensor([[[5.0, 6.0, 7.0]]]))
@@ -55,12 +55,12 @@ class Windows:
 
 
 def window_sides(size: Sequence[int], share: float, *, odd: bool) -> tuple[int, ...]:
-    """Sides of a square or cubic window with about `share` of an image; short axes are taken whole.
+    """Sides of a square or cubic window with about `share` of an image; short axes are covered completely.
 
     Args:
-        size: the image's size.
-        share: of its pixels.
-        odd: whether the sides are odd and at least 3, as the hills of L2 need them, where the axis is that long.
+        size: size of the image in pixels.
+        share: share of its pixels, in (0, 1].
+        odd: whether the sides are odd and at least 3, as L2 hills need, unless the axis is shorter.
 
     Example:
         >>> window_sides((20, 20), 0.25, odd=False), window_sides((20, 20), 0.25, odd=True)
@@ -83,7 +83,7 @@ def window_sides(size: Sequence[int], share: float, *, odd: bool) -> tuple[int, 
 
 @lru_cache(maxsize=64)
 def hill(sides: tuple[int, ...], axis: int) -> Tensor:
-    """Two half windows of opposite sign along `axis`, each a hill, of length 1 together: `(*sides)`.
+    """Two half windows of opposite sign along `axis`, each a hill; their common L2 norm is 1: `(*sides)`.
 
     A pixel k steps from the middle of its half, counted in the largest step along any axis, has the height
     `Σ 1/(j+1)²` over all j from k to the largest one of the half (Andriushchenko et al. 2020, equation 2).
@@ -106,14 +106,14 @@ def _half(sides: Sequence[int]) -> Tensor:
         steps = (torch.arange(side) - side // 2).abs().reshape(-1, *(1,) * (len(sides) - 1 - axis))
         away = torch.maximum(away, steps.to(away.dtype))
     furthest = int(away.max())
-    # Sums from the outside inwards.
+    # Sums from the edge to the middle.
     heights = (1 / torch.arange(1, furthest + 2, dtype=torch.float32).square()).flip(0).cumsum(0).flip(0)
     pattern = heights[away.long()]
     return pattern / pattern.square().sum().sqrt()
 
 
 def hills(sides: Sequence[int], axes: Tensor, like: Tensor) -> Tensor:
-    """A hill per sample, `(B, 1, *sides)`, split along the axis `axes` `(B,)` of each, of the type of `like`."""
+    """One hill per sample, `(B, 1, *sides)`, split along the sample's axis in `axes` `(B,)`, in the type of `like`."""
     found = torch.stack([hill(tuple(sides), axis) for axis in range(len(sides))])
     return found.to(like)[axes].unsqueeze(1)
 

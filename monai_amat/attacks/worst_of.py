@@ -1,4 +1,4 @@
-"""Several attacks, each with a loss of its own, of which the one that harms a sample most counts."""
+"""Several attacks, each with its own loss, of which the worst result per sample is kept."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from torch import Tensor
 from monai_amat.attacks.base import Attack, AttackResult, Evaluation, Objective, as_evaluation, check_attack
 from monai_amat.attacks.norms import Norm
 from monai_amat.attacks.progress import at_progress
+from monai_amat.checks import check_per_sample
 
 __all__ = ["Member", "SampleMetric", "SwitchableObjective", "WorstOf"]
 
 SampleMetric = Callable[[Any, Any], Tensor]
-"""`metric(pred, target) -> (B,)`: one figure per sample; NaN where a sample has none."""
+"""`metric(pred, target) -> (B,)`: one value per sample; NaN if a sample has none."""
 
 
 @runtime_checkable
@@ -38,8 +39,8 @@ class Member:
     """One attack of a suite.
 
     Args:
-        attack: makes the noise.
-        loss: what it raises; None for the loss of the objective.
+        attack: the attack itself.
+        loss: the loss that it raises; None for the loss of the objective.
     """
 
     attack: Attack
@@ -50,25 +51,25 @@ class Member:
 class WorstOf:
     """Run several attacks and keep, for each sample, the noise with the worst metric.
 
-    Where two attacks reach the same metric, or the sample has none (NaN), the noise of higher loss is kept. The loss
-    compared is that of the objective, whatever the members raise.
+    Where two attacks reach the same metric, or the sample has none (NaN), the noise of higher loss is kept. Losses
+    are compared by the objective's own loss, not by those of the members.
 
     Args:
-        attacks: by name, attacks or `Member`s; all of one norm. Attacks of little cost go first, because samples that
-            are done need no further attack.
-        metric: `metric(pred, target) -> (B,)`; None compares the objective's loss, the highest being the worst.
-        higher_is_better: whether a larger metric is a better network.
-        done_at: a sample whose metric is at least as bad as this is not attacked further; None attacks every sample
-            with every attack. 0 fits scores such as Dice.
+        attacks: attacks or `Member`s by name, all of one norm. Put cheap attacks first: with `done_at`, later attacks
+            skip the samples that are done.
+        metric: `metric(pred, target) -> (B,)`; None compares the objective's loss, where the highest is the worst.
+        higher_is_better: whether a larger metric means a better prediction.
+        done_at: no further attack on a sample whose metric is this bad or worse, such as 0 for Dice; None attacks every
+            sample with every attack.
 
     The number of the attack whose noise was kept is in `AttackResult.winner`, in the order of `names`.
 
-    A member with a loss of its own, or a metric, needs an objective that can switch (`SwitchableObjective`), such as
+    A member with its own loss, or a metric, needs an objective that can switch (`SwitchableObjective`), such as
     `monai_amat.engines.BatchObjective`.
 
     Raises:
-        TypeError: for a member that is no attack.
-        ValueError: for no attack, or attacks of different norms.
+        TypeError: if a member is not an attack.
+        ValueError: if there are no attacks, or their norms differ.
 
     Example:
         >>> from monai_amat.attacks import AutoProjectedGradientDescent, Square
@@ -95,7 +96,7 @@ class WorstOf:
         if len(set(norms.values())) > 1:
             raise ValueError(f"all attacks must measure the radius in one norm, got {norms}")
         if self.done_at is not None and self.metric is None:
-            raise ValueError("done_at is a value of the metric, got no metric; give metric=")
+            raise ValueError("done_at needs a metric, got none; give metric=")
         object.__setattr__(self, "attacks", members)
 
     @property
@@ -105,7 +106,7 @@ class WorstOf:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of the attacks; `AttackResult.winner` counts them."""
+        """The names of the attacks; `AttackResult.winner` is an index into them."""
         return tuple(self.attacks)
 
     @property
@@ -115,7 +116,7 @@ class WorstOf:
 
     @property
     def needs_verdicts(self) -> bool:
-        """Whether one of the attacks needs verdicts."""
+        """Whether any of the attacks needs verdicts."""
         return any(member.attack.needs_verdicts for member in self.members.values())
 
     def __call__(
@@ -127,18 +128,18 @@ class WorstOf:
             objective: see `Objective`; see `WorstOf` for when it must be a `SwitchableObjective`.
             inputs: `(B, *shape)`, floating point.
             radius: `(B,)` or a number, in the units of `inputs`.
-            seeds: one integer per sample, for every attack alike.
+            seeds: one integer per sample, the same for every attack.
 
         Returns:
-            for each sample the result of the attack that won, with the steps of all attacks that it was under.
+            for each sample the result of the worst attack, with the steps of all attacks on it.
 
         Raises:
-            TypeError: for an objective that cannot switch where it has to.
+            TypeError: if a `SwitchableObjective` is needed, but the objective is none.
         """
         switches = self.metric is not None or any(member.loss is not None for member in self.members.values())
         if switches and not isinstance(objective, SwitchableObjective):
             raise TypeError(
-                f"a suite with a metric or losses of its own needs an objective that can switch, got "
+                f"a metric, or a member with its own loss, needs a SwitchableObjective, got "
                 f"{type(objective).__name__}; use monai_amat.engines.BatchObjective, or add raising() and score()"
             )
         with torch.inference_mode(False):
@@ -150,7 +151,7 @@ class WorstOf:
         rows = torch.arange(len(inputs), device=inputs.device)
         for number, member in enumerate(self.members.values()):
             if best is None:
-                # All samples: the first attack also checks what was given.
+                # The first attack gets all samples, and checks the inputs.
                 new = member.attack(_raising(objective, member.loss), inputs, radius, seeds=seeds)
                 winner = torch.zeros_like(rows)
                 best = replace(new, winner=winner)
@@ -174,20 +175,17 @@ class WorstOf:
         return best
 
     def _judge(self, objective: Objective, noisy: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """How bad the samples are, `(n,)`, NaN where that is not known, and the objective's loss, `(n,)`."""
+        """The metric of each sample, `(n,)`, larger is worse, NaN if unknown; and the objective's loss, `(n,)`."""
         if not len(rows):
             return torch.zeros(0, device=rows.device), torch.zeros(0, device=rows.device)
         with torch.no_grad():
             if self.metric is None or not isinstance(objective, SwitchableObjective):
                 loss = as_evaluation(objective(noisy, rows), len(rows)).loss.detach()
                 return torch.full_like(loss, torch.nan), loss
-            figure, loss = objective.score(self.metric, noisy, rows)
-        figure = figure.to(loss.device, torch.float64)
-        if figure.shape != loss.shape:
-            raise ValueError(
-                f"metric must return one figure per sample, shape {tuple(loss.shape)}, got {tuple(figure.shape)}"
-            )
-        return (-figure if self.higher_is_better else figure), loss.detach()
+            values, loss = objective.score(self.metric, noisy, rows)
+        check_per_sample(values, len(rows), "the metric of WorstOf")
+        values = values.to(loss.device, torch.float64)
+        return (-values if self.higher_is_better else values), loss.detach()
 
     def _done(self, bad: Tensor) -> Tensor:
         if self.done_at is None:
@@ -203,7 +201,7 @@ def _raising(objective: Objective, loss: Any) -> Objective:
 
 @dataclass(frozen=True)
 class _RowsOf:
-    """An objective on the samples `rows` alone, which an attack numbers from 0."""
+    """An objective for the samples `rows` alone; the attack numbers them from 0."""
 
     objective: Objective
     rows: Tensor
@@ -216,14 +214,14 @@ class _RowsOf:
 
 
 def _worse(new_bad: Tensor, bad: Tensor, new_loss: Tensor, loss: Tensor) -> Tensor:
-    """Where the new noise is worse: by the metric, and by the loss where the metric says nothing."""
+    """Whether the new noise is worse: by the metric, or by the loss if the metrics are equal or unknown."""
     undecided = (new_bad == bad) | (new_bad.isnan() & bad.isnan())
     higher = (new_loss > loss) | (loss.isnan() & ~new_loss.isnan())
     return torch.where(undecided, higher, (new_bad > bad) | (bad.isnan() & ~new_bad.isnan()))
 
 
 def _merge(best: AttackResult, new: AttackResult, rows: Tensor, better: Tensor, number: int) -> AttackResult:
-    """The result with the new noise where it is better; the steps add up."""
+    """The result with the new noise where `better` is true; steps are summed."""
     won = rows[better]
 
     def chosen(old: Tensor | None, values: Tensor | None) -> Tensor | None:

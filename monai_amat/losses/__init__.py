@@ -1,4 +1,7 @@
-"""Losses with one value per sample: the contract, segmentation, landmarks, detection, and an adapter for any other."""
+"""Losses with one value per sample: the contract, an adapter for any loss, and losses for attacks.
+
+The losses that a network is trained with belong to their task, for example `monai_amat.tasks.segmentation.DiceCELoss`.
+"""
 
 from monai_amat.losses.attack import (
     AttackCrossEntropy,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_amat.checks import check_within
 from monai_amat.losses.base import PerSampleLoss, full_precision
 
 __all__ = [
@@ -33,16 +34,16 @@ class PixelLoss(PerSampleLoss):
     - *sigmoid*: logits and truth `(B, C, *spatial)`; each channel of each pixel is a decision between two classes,
       whose logits are ±z/2.
 
-    Of several heads, stacked `(B, H, C, *spatial)` or in a list, the first counts: it is what the network predicts.
+    Of several heads, stacked `(B, H, C, *spatial)` or in a list, the first is used: it is the prediction.
     Everything is computed in float32, under autocast too, or in float64 if the logits are float64.
 
-    A subclass writes `pixels`.
+    A subclass implements `pixels`.
 
     Args:
         activation: `"softmax"` or `"sigmoid"`.
 
     Raises:
-        ValueError: for another activation.
+        ValueError: if the activation is unknown.
     """
 
     def __init__(self, *, activation: Activation = "softmax") -> None:
@@ -67,7 +68,7 @@ class PixelLoss(PerSampleLoss):
         """The mean over the pixels of each sample, `{"pixels": (B,)}`.
 
         Raises:
-            ValueError: if logits and truth do not fit.
+            ValueError: if the shapes of logits and truth do not match.
         """
         logits, truth = decisions(self.prediction(pred, target), target, self.activation)
         with torch.autocast(logits.device.type, enabled=False):
@@ -91,7 +92,7 @@ def decisions(logits: Tensor, target: Tensor, activation: Activation) -> tuple[T
         logits `(B, C, V)` and classes `(B, V)` int64; with sigmoid C is 2 and V counts all channels' pixels.
 
     Raises:
-        ValueError: if the shapes do not fit, or a label is no class.
+        ValueError: if the shapes do not match, or a label is outside the classes.
 
     Example:
         >>> logits, truth = decisions(torch.tensor([[3.0, -1.0]]), torch.tensor([[1.0, 0.0]]), "sigmoid")
@@ -103,16 +104,16 @@ def decisions(logits: Tensor, target: Tensor, activation: Activation) -> tuple[T
     shapes = f"logits {tuple(logits.shape)}, truth {tuple(target.shape)}"
     if activation == "sigmoid":
         if truth.shape != logits.shape:
-            raise ValueError(f"truth must have the shape of the logits with sigmoid: {shapes}")
+            raise ValueError(f"with sigmoid, truth must have the shape of the logits, got {shapes}")
         half = flat.flatten(1).unsqueeze(1) / 2
         return torch.cat([-half, half], dim=1), (truth.flatten(1) > 0.5).long()
     batch, channels, pixels = flat.shape
     if channels < 2:
-        raise ValueError(f"softmax needs at least 2 channels; use activation='sigmoid': {shapes}")
+        raise ValueError(f"softmax needs at least 2 channels, got {shapes}; use activation='sigmoid'")
     if truth.shape == logits.shape and truth.ndim > 1:
         return flat, truth.reshape(flat.shape).argmax(1)
     if truth.numel() != batch * pixels or len(truth) != batch:
-        raise ValueError(f"truth must be a label map (B, 1, *spatial) or one-hot, as the logits are: {shapes}")
+        raise ValueError(f"truth must be a label map (B, 1, *spatial) or one-hot like the logits, got {shapes}")
     labels = truth.reshape(batch, pixels).long()
     if labels.device.type == "cpu" and labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < channels:
         raise ValueError(f"labels must lie in 0..{channels - 1}, got {int(labels.min())}..{int(labels.max())}")
@@ -125,12 +126,12 @@ def true_logit(logits: Tensor, truth: Tensor) -> Tensor:
 
 
 def right(logits: Tensor, truth: Tensor) -> Tensor:
-    """Whether the prediction is right, `(B, V)` bool."""
+    """Whether each pixel is predicted correctly, `(B, V)` bool."""
     return logits.detach().argmax(1) == truth
 
 
 def class_weights(truth: Tensor, classes: int) -> Tensor:
-    """Weight of each pixel, `(B, V)`: the same sum for each class that the sample has, mean 1 over its pixels.
+    """Weight of each pixel, `(B, V)`: the same sum for each class that occurs in the sample, mean 1 over its pixels.
 
     Example:
         >>> class_weights(torch.tensor([[0, 0, 0, 1]]), 3).tolist()[0]
@@ -145,13 +146,13 @@ def class_weights(truth: Tensor, classes: int) -> Tensor:
 class AttackCrossEntropy(PixelLoss):
     r"""Cross-entropy $w_y\,m\,(-\log p_y)$ of each pixel, balanced or masked or both.
 
-    Masked, only pixels that are predicted right count (m = 1), so that no effort goes to pixels that are lost.
-    Balanced, each class that the sample has weighs the same, so that the background does not decide. Masked and
-    balanced is the strongest single loss for IoU in Croce, Singh and Hein 2024.
+    Masked: only pixels that are predicted correctly count (m = 1), so that the attack spends nothing on pixels that
+    are wrong already. Balanced: each class that occurs in a sample has the same weight, so that the background does
+    not dominate. Masked and balanced is the strongest single loss for IoU in Croce, Singh and Hein 2024.
 
     Args:
-        balanced: whether the classes of a sample weigh the same.
-        masked: whether only pixels that are predicted right count.
+        balanced: whether the classes of a sample have the same weight.
+        masked: whether only pixels that are predicted correctly count.
         activation: see `PixelLoss`.
 
     Example:
@@ -166,7 +167,7 @@ class AttackCrossEntropy(PixelLoss):
         self.masked = masked
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """See the class."""
+        """The loss of each pixel; see the class."""
         loss = functional.cross_entropy(logits, truth, reduction="none")
         if self.balanced:
             loss = loss * class_weights(truth, logits.shape[1])
@@ -180,7 +181,8 @@ class AttackCrossEntropy(PixelLoss):
 class JensenShannon(PixelLoss):
     r"""Jensen-Shannon divergence of prediction and truth, $\ln 2 + \frac12[p \ln p - (1 + p) \ln(1 + p)]$.
 
-    p is the probability of the true class. Bounded by ln 2: the gradient of a pixel that is lost vanishes by itself.
+    p is the probability of the true class. The loss is at most ln 2: the gradient of a pixel that is clearly wrong
+    vanishes without a mask.
 
     Example:
         >>> loss = JensenShannon()(torch.tensor([[0.0, 0.0], [-60.0, 60.0]]), torch.tensor([0, 0]))
@@ -189,7 +191,7 @@ class JensenShannon(PixelLoss):
     """
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """See the class."""
+        """The loss of each pixel; see the class."""
         log_p = true_logit(functional.log_softmax(logits, dim=1), truth)
         p = log_p.exp()
         return math.log(2) + 0.5 * (p * log_p - (1 + p) * torch.log1p(p))
@@ -198,9 +200,9 @@ class JensenShannon(PixelLoss):
 class SphericalLoss(PixelLoss):
     r"""Minus the true logit over the length of the logits, $-m\,z_y/\lVert z \rVert_2$.
 
-    Only pixels that are predicted right count (m = 1). Free of the scale of the logits: a network whose logits are so
-    large that the softmax is saturated has the gradient of any other. With sigmoid the length is the root mean square
-    of the sample's logits, because the length of a single logit is the logit itself.
+    Only pixels that are predicted correctly count (m = 1). The loss does not depend on the scale of the logits, so
+    that its gradient stays useful where the softmax is saturated. With sigmoid the length is the root mean square of
+    the sample's logits, because the length of a single logit is the logit itself.
 
     Example:
         >>> logits = torch.tensor([[3.0, 4.0]], requires_grad=True)
@@ -210,8 +212,8 @@ class SphericalLoss(PixelLoss):
     """
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """See the class."""
-        # Divided by the largest first, because the squares of large logits overflow.
+        """The loss of each pixel; see the class."""
+        # The logits are first divided by the largest, because the squares of large logits overflow.
         axes = (1, 2) if self.activation == "sigmoid" else (1,)
         largest = logits.detach().abs().amax(dim=axes, keepdim=True)
         scaled = logits / torch.where(largest > 0, largest, 1.0)
@@ -221,18 +223,18 @@ class SphericalLoss(PixelLoss):
 
 
 class SegPGDLoss(PixelLoss):
-    r"""Cross-entropy whose weight moves from right to wrong pixels along the attack (Gu et al. 2022, SegPGD).
+    r"""Cross-entropy whose weight moves from correct to wrong pixels along the attack (Gu et al. 2022, SegPGD).
 
-    $(1 - \lambda)\,CE$ on pixels predicted right and $\lambda\,CE$ on wrong ones, with
-    $\lambda = t/(2T)$ at step t of T. An attack of a fixed number of steps says how far it is, and the
-    objective hands that on (`at`); attacks that compare the losses of their steps use λ = ½, the final form.
+    $(1 - \lambda)\,CE$ on pixels that are predicted correctly and $\lambda\,CE$ on wrong pixels, with
+    $\lambda = t/(2T)$ at step t of T. An attack with a fixed number of steps gives its progress to the objective,
+    which gives it to the loss (`at`); attacks that compare the losses of their steps use λ = ½, the final form.
 
     Args:
         progress: t/T, from 0 to 1; 1 by default.
         activation: see `PixelLoss`.
 
     Raises:
-        ValueError: for a progress out of range.
+        ValueError: if the progress is outside [0, 1].
 
     Example:
         >>> logits, labels = torch.tensor([[[2.0, -1.0], [0.0, 0.0]]]), torch.tensor([[[0, 0]]])
@@ -242,16 +244,15 @@ class SegPGDLoss(PixelLoss):
 
     def __init__(self, *, progress: float = 1.0, activation: Activation = "softmax") -> None:
         super().__init__(activation=activation)
-        if not 0 <= progress <= 1:
-            raise ValueError(f"progress must lie in 0..1, got {progress}")
+        check_within("progress", progress, 0, 1)
         self.progress = float(progress)
 
     def at(self, progress: float) -> SegPGDLoss:
-        """The loss at that share of an attack's steps."""
+        """The loss at a share of an attack's steps, from 0 to 1."""
         return SegPGDLoss(progress=progress, activation=self.activation)
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """See the class."""
+        """The loss of each pixel; see the class."""
         loss = functional.cross_entropy(logits, truth, reduction="none")
         wrong_share = self.progress / 2
         return loss * torch.where(right(logits, truth), 1 - wrong_share, wrong_share)
@@ -260,7 +261,7 @@ class SegPGDLoss(PixelLoss):
 class CosPGDLoss(PixelLoss):
     r"""Cross-entropy weighted by the cosine of prediction and truth (Agnihotri et al. 2024, CosPGD).
 
-    $\frac{p_y}{\lVert p \rVert_2} CE$, the weight without a gradient: pixels that are lost weigh little.
+    $\frac{p_y}{\lVert p \rVert_2} CE$; the weight has no gradient, and is small for pixels that are clearly wrong.
 
     Example:
         >>> CosPGDLoss()(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))  # ln 2 / sqrt 2
@@ -268,7 +269,7 @@ class CosPGDLoss(PixelLoss):
     """
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """See the class."""
+        """The loss of each pixel; see the class."""
         with torch.no_grad():
             p = torch.softmax(logits, dim=1)
             weight = true_logit(p, truth) / p.square().sum(1).sqrt()
@@ -278,10 +279,10 @@ class CosPGDLoss(PixelLoss):
 class MarginRatio(PixelLoss):
     r"""Difference of logits ratio, $-(z_y - \max_{c \ne y} z_c)/(z_{(1)} - z_{(3)})$ (Croce and Hein 2020).
 
-    Free of shift and scale of the logits. Needs softmax with at least 3 classes.
+    The loss does not depend on shift and scale of the logits. It needs softmax with at least 3 classes.
 
     Raises:
-        ValueError: for sigmoid, or fewer than 3 classes.
+        ValueError: if the activation is sigmoid, or there are fewer than 3 classes.
 
     Example:
         >>> MarginRatio()(torch.tensor([[3.0, 1.0, -1.0]]), torch.tensor([0]))
@@ -291,12 +292,12 @@ class MarginRatio(PixelLoss):
     def __init__(self, *, activation: Activation = "softmax") -> None:
         super().__init__(activation=activation)
         if activation != "softmax":
-            raise ValueError("MarginRatio compares at least 3 classes, got activation='sigmoid'; use SphericalLoss")
+            raise ValueError("MarginRatio needs activation='softmax', got activation='sigmoid'; use SphericalLoss")
 
     def pixels(self, logits: Tensor, truth: Tensor) -> Tensor:
-        """See the class."""
+        """The loss of each pixel; see the class."""
         if logits.shape[1] < 3:
-            raise ValueError(f"MarginRatio compares at least 3 classes, got {logits.shape[1]}; use SphericalLoss")
+            raise ValueError(f"MarginRatio needs at least 3 classes, got {logits.shape[1]}; use SphericalLoss")
         ordered = logits.topk(3, dim=1).values
         true = true_logit(logits, truth)
         other = torch.where(right(logits, truth), ordered[:, 1], ordered[:, 0])

@@ -1,4 +1,4 @@
-"""The contract of a per-sample loss: named terms of shape (B,), their weighted sum, and what metrics look at."""
+"""The contract of a per-sample loss: named terms of shape (B,), their weighted sum, and the input of metrics."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from monai_amat.checks import check_not_negative, check_per_sample
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """The tensor as a plain one, half precision promoted to float32; float64 and integers stay as they are.
+    """A plain tensor with the same values; half precision becomes float32, float64 and integers keep their type.
 
-    Differences between the losses of a clean and a noisy sample decide about margins; half precision would drown them.
+    Margins depend on the difference between the losses of a clean and a noisy sample, and half precision would round
+    it away.
 
     Example:
         >>> full_precision(torch.zeros(2, dtype=torch.bfloat16)).dtype
         torch.float32
     """
-    # A MetaTensor would drag its metadata through every operation of the loss, and into the result.
+    # A MetaTensor would carry its metadata through every operation of the loss, and into the result.
     tensor = tensor.as_subclass(Tensor)
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -34,15 +35,15 @@ class PerSampleLoss(nn.Module, ABC):
     `(L(f(x)) + L(f(x~))) / 2`, the paper's equation 1. Algorithm 1 compares the loss of each noisy sample with a
     threshold of its own, so nothing in a sample's loss may depend on another sample.
 
-    A subclass writes `terms`; it overrides `prediction` where the network returns more than what metrics should see.
+    A subclass implements `terms`. It overrides `prediction` if the network returns more than metrics need.
 
     Attributes:
-        weights: weight of a term in the total; a term that is not named has weight 1.
-        judged: names of the terms that thresholds are fitted on, or `"total"`.
+        weights: weight of each term in the total, by name; a term that is missing here has weight 1.
+        judged: names of the terms that get a threshold, or `"total"`.
 
     Args:
-        weights: see above; finite and at least 0.
-        judged: see above.
+        weights: weight of each term in the total, by name; finite and at least 0.
+        judged: names of the terms that get a threshold, or `"total"`; not empty.
 
     Raises:
         ValueError: if a weight is negative or not finite, or `judged` is empty.
@@ -70,29 +71,29 @@ class PerSampleLoss(nn.Module, ABC):
 
     @abstractmethod
     def terms(self, pred: Any, target: Any) -> dict[str, Tensor]:
-        """The loss, term by term.
+        """The loss of each sample, one tensor per term.
 
         Args:
-            pred: what the network returned: a tree (tensor, list, tuple, dict) of tensors with the sample at dim 0.
+            pred: output of the network: a tree (tensor, list, tuple, dict) of tensors with the sample at dim 0.
             target: the truth, a tree of the same kind.
 
         Returns:
             for each name a tensor of shape `(B,)`, at least float32, differentiable in `pred`; value i depends on
-            sample i alone. The name `"total"` is taken.
+            sample i alone. The name `"total"` is reserved for the weighted sum.
         """
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of the terms, shape `(B,)`.
 
         Raises:
-            ValueError: if there are no terms, a term is called `"total"`, or a weight names no term.
+            ValueError: if there are no terms, a term is called `"total"`, or a weight belongs to an unknown term.
         """
         if not terms or "total" in terms:
             raise ValueError(
-                f"{type(self).__name__}.terms must name at least one term, none of them 'total', got {list(terms)}"
+                f"{type(self).__name__}.terms must return at least one term, none of them 'total', got {list(terms)}"
             )
         if unknown := self.weights.keys() - terms.keys():
-            raise ValueError(f"weights name {sorted(unknown)}, but the loss has the terms {list(terms)}")
+            raise ValueError(f"weights must belong to the loss terms {list(terms)}, got {sorted(unknown)}")
         first, *rest = (self.weights.get(name, 1.0) * value for name, value in terms.items())
         return sum(rest, start=first)
 
@@ -112,13 +113,13 @@ class PerSampleLoss(nn.Module, ABC):
         return total
 
     def take_terms(self) -> dict[str, Tensor] | None:
-        """The terms and `"total"` of the last `forward`, detached, `(B,)` each, so that no one computes them again.
+        """The terms and `"total"` of the last `forward`, detached, `(B,)` each, so that they are computed once.
 
-        They are given once; None where no forward came since.
+        Each call of `forward` gives one result: None if `forward` was not called since the last `take_terms`.
         """
         terms, self._forward_terms = self._forward_terms, None
         return terms
 
     def prediction(self, pred: Any, target: Any) -> Any:
-        """What metrics and pictures look at: here all of `pred`."""
+        """The part of `pred` that metrics and pictures use: here all of it."""
         return pred

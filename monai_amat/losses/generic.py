@@ -1,4 +1,4 @@
-"""Any batch-reducing loss, made per-sample by evaluating it sample by sample."""
+"""An adapter that evaluates any loss sample by sample, so that it gives one value per sample."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from monai.losses.ds_loss import DeepSupervisionLoss
 from torch import Tensor, nn
 from torch.utils._pytree import keystr, tree_flatten_with_path, tree_map
 
 from monai_amat.losses.base import PerSampleLoss, full_precision
 
-# Their value compares the samples of a batch with one another.
+# The value of these losses compares the samples of a batch with each other.
 _ABOUT_THE_BATCH = ("AUCMLoss", "BarlowTwinsLoss", "ContrastiveLoss")
 
 
@@ -21,12 +20,12 @@ class PerSample(PerSampleLoss):
     """Wraps a torch or MONAI loss, or any callable `loss(pred, target)`, so that it gives one value per sample.
 
     Sample i is the loss of the slices `[i:i+1]` of every tensor in `pred` and `target`, in float32 and outside
-    autocast; what `reduction="none"` leaves is averaged. That costs one call per sample; a loss written per sample,
-    such as `DiceCELoss`, is faster.
+    autocast; with `reduction="none"` the remaining values are averaged. This costs one call per sample; a loss
+    written per sample, such as `DiceCELoss`, is faster.
 
-    Where this changes what the loss means, a warning says so: Dice over the batch, class weights or an `ignore_index`
-    whose normaliser is summed over the batch, `reduction="sum"`, and losses that compare samples with one another.
-    Only modules can be inspected; a plain function is taken as it is.
+    A warning lists what this changes in the meaning of the loss: Dice over the batch, class weights or an
+    `ignore_index` whose normaliser is summed over the batch, `reduction="sum"`, and losses that compare samples with
+    each other. Only modules can be inspected; a plain function is used without a check.
 
     Args:
         loss: an instance, not a class; a module's submodules are inspected too.
@@ -45,9 +44,9 @@ class PerSample(PerSampleLoss):
     def __init__(self, loss: Callable[..., Tensor], *, name: str = "loss") -> None:
         super().__init__()
         if isinstance(loss, PerSampleLoss):
-            raise TypeError(f"{type(loss).__name__} gives one value per sample already; use it directly")
+            raise TypeError(f"{type(loss).__name__} already gives one value per sample; use it directly")
         if isinstance(loss, type):
-            raise TypeError(f"loss must be an instance: pass {loss.__name__}(...), not the class")
+            raise TypeError(f"loss must be an instance, got the class {loss.__name__}; pass {loss.__name__}(...)")
         if not callable(loss):
             raise TypeError(f"loss must be callable as loss(pred, target), got {type(loss).__name__}")
         if not name or name == "total":
@@ -56,7 +55,7 @@ class PerSample(PerSampleLoss):
         self.name = name
         if changes := list(dict.fromkeys(_changes(loss))):
             warnings.warn(
-                f"evaluated sample by sample, {type(loss).__name__} means something else: {'; '.join(changes)}",
+                f"evaluated sample by sample, {type(loss).__name__} has another meaning: {'; '.join(changes)}",
                 stacklevel=2,
             )
 
@@ -68,8 +67,8 @@ class PerSample(PerSampleLoss):
             target: a tree of the same kind.
 
         Raises:
-            TypeError: if a leaf is not a tensor, or the loss returns something else than a tensor.
-            ValueError: if the leaves disagree on the number of samples.
+            TypeError: if a leaf is not a tensor, or the loss does not return a tensor.
+            ValueError: if the leaves have different numbers of samples.
         """
         batch, device = _batch((pred, target))
         pred, target = tree_map(full_precision, (pred, target))
@@ -83,14 +82,16 @@ class PerSample(PerSampleLoss):
         return {self.name: torch.stack(values) if values else torch.zeros(0, device=device)}
 
     def prediction(self, pred: Any, target: Any) -> Any:
-        """The first head under MONAI's `DeepSupervisionLoss`, which takes full resolution first; else `pred`."""
+        """The first head, of full resolution, with MONAI's `DeepSupervisionLoss`; `pred` with any other loss."""
+        from monai.losses.ds_loss import DeepSupervisionLoss  # here, because MONAI's losses load Ignite and Matplotlib
+
         if isinstance(self.loss, DeepSupervisionLoss) and isinstance(pred, list | tuple):
             return pred[0]
         return pred
 
 
 def _batch(trees: tuple[Any, Any]) -> tuple[int, torch.device]:
-    """The number of samples that all leaves agree on, and the first leaf's device."""
+    """The number of samples of all leaves, and the device of the first leaf."""
     named = dict(zip(("pred", "target"), trees, strict=True))
     leaves = [
         (keystr(path).replace("['", "", 1).replace("']", "", 1), leaf)
@@ -98,29 +99,29 @@ def _batch(trees: tuple[Any, Any]) -> tuple[int, torch.device]:
     ]
     for where, leaf in leaves:
         if not isinstance(leaf, Tensor) or leaf.ndim == 0:
-            found = "a tensor without dimensions" if isinstance(leaf, Tensor) else f"a {type(leaf).__name__}"
+            found = "a tensor without dimensions" if isinstance(leaf, Tensor) else type(leaf).__name__
             raise TypeError(f"{where} must be a tensor with the sample at dim 0, got {found}")
     if len({leaf.shape[0] for _, leaf in leaves}) != 1:
         shapes = {where: tuple(leaf.shape) for where, leaf in leaves}
-        raise ValueError(f"all tensors must hold the same number of samples at dim 0, got shapes {shapes}")
+        raise ValueError(f"all tensors must hold the same number of samples at dim 0, got the shapes {shapes}")
     return leaves[0][1].shape[0], leaves[0][1].device
 
 
 def _changes(loss: Callable[..., Tensor]) -> Iterator[str]:
-    """What per-sample evaluation changes in the meaning of a loss, a phrase each."""
+    """What per-sample evaluation changes in the meaning of a loss, one phrase per change."""
     for module in loss.modules() if isinstance(loss, nn.Module) else ():
         kind, reduction = type(module).__name__, getattr(module, "reduction", None)
         if getattr(module, "batch", False) is True:
-            yield f"{kind}(batch=True) pools the batch, here it pools one sample (batch=False says the same)"
+            yield f"{kind}(batch=True) pools the batch, here it pools one sample; batch=False has the same meaning"
         if isinstance(module, nn.CrossEntropyLoss | nn.NLLLoss) and reduction == "mean":
             if module.weight is not None:
                 yield f"the class weights of {kind} are normalised over each sample, not over the batch"
             if module.ignore_index >= 0:
                 yield (
                     f"{kind} averages over the counted pixels of each sample, not of the batch, and gives NaN for a "
-                    f"sample that holds nothing but ignore_index={module.ignore_index}"
+                    f"sample in which every label is ignore_index={module.ignore_index}"
                 )
         if reduction == "sum":
             yield f"{kind}(reduction='sum') sums over each sample; the trainer then takes the mean over the batch"
         if kind in _ABOUT_THE_BATCH:
-            yield f"{kind} compares the samples of a batch, and here sees one at a time"
+            yield f"{kind} compares the samples of a batch, but here it gets one sample per call"

@@ -1,4 +1,4 @@
-"""When is a noisy sample still good enough? Line 9 of Algorithm 1 and section 2.3, as objects that combine."""
+"""Whether a noisy sample is accepted: line 9 of Algorithm 1 and section 2.3, as objects that can be combined."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["Absolute", "Acceptance", "Measurement", "MetricAtLeast", "Relative",
 
 @dataclass(frozen=True)
 class Measurement:
-    """What was measured on some samples.
+    """Losses and predictions of some samples.
 
     Args:
         terms: name to `(n,)`: the loss terms and their weighted sum `"total"`.
-        pred: what metrics look at (`PerSampleLoss.prediction`), sample at dim 0.
+        pred: the predictions for metrics (`PerSampleLoss.prediction`), sample at dim 0.
         target: the targets, sample at dim 0.
     """
 
@@ -31,7 +31,7 @@ class Measurement:
 
 
 class ThresholdSource(Protocol):
-    """Fixed or running ξ."""
+    """Fixed or running thresholds ξ."""
 
     @property
     def values(self) -> Mapping[str, float]:
@@ -39,15 +39,15 @@ class ThresholdSource(Protocol):
 
     @property
     def ready(self) -> bool:
-        """Whether ξ may be relied upon yet."""
+        """Whether ξ may be used already."""
 
 
 class Acceptance(ABC):
-    """`acceptance(noisy, clean) -> (n,)` bool; combine with `&` and `|`."""
+    """`acceptance(noisy, clean) -> (n,)` bool; combine two of them with `&` and `|`."""
 
     @abstractmethod
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
-        """Judge noisy samples. `clean` is given where `needs_clean` says so."""
+        """Judge noisy samples; `clean` is required if `needs_clean` is true."""
 
     @property
     def needs_clean(self) -> bool:
@@ -56,17 +56,17 @@ class Acceptance(ABC):
 
     @property
     def ready(self) -> bool:
-        """False while a threshold is still warming up; margins wait."""
+        """Whether all thresholds are warmed up; margins do not move before that."""
         return True
 
     @property
     def judged(self) -> frozenset[str]:
-        """Names of the loss terms it has thresholds for, as far as they are known before training."""
+        """Names of the loss terms that have a threshold, as far as they are known before training."""
         return frozenset()
 
     @property
     def running(self) -> tuple[RunningThresholds, ...]:
-        """The thresholds that training must update for it, each once."""
+        """The running thresholds that the training must update, each once."""
         return ()
 
     def __and__(self, other: Acceptance) -> Acceptance:
@@ -95,7 +95,7 @@ class _Pair(Acceptance):
 
     @property
     def running(self) -> tuple[RunningThresholds, ...]:
-        """Those of both; an object that both use counts once."""
+        """The running thresholds of both; an object that both use is listed once."""
         return tuple({id(running): running for running in (*self.first.running, *self.second.running)}.values())
 
 
@@ -111,11 +111,13 @@ class _Either(_Pair):
 
 @dataclass(frozen=True)
 class Absolute(Acceptance):
-    """Every judged term below its own threshold: line 9, and section 2.3 for several terms.
+    """Accept a sample if every judged term is below its threshold: line 9, and section 2.3 for several terms.
 
     Args:
-        thresholds: `Thresholds`,
-            `RunningThresholds` or a plain mapping from term to ξ.
+        thresholds: `Thresholds`, `RunningThresholds` or a plain mapping from term to ξ.
+
+    Raises:
+        ValueError: if a plain mapping is empty.
 
     Example:
         >>> Absolute({"total": 1.0})(Measurement({"total": torch.tensor([0.5, 1.0])}), None)
@@ -126,11 +128,11 @@ class Absolute(Acceptance):
 
     def __post_init__(self) -> None:
         if isinstance(self.thresholds, Mapping) and not self.thresholds:
-            raise ValueError("Absolute needs a threshold ξ for at least one term")
+            raise ValueError("thresholds must hold ξ for at least one term, got none")
 
     @property
     def ready(self) -> bool:
-        """Fixed thresholds always are."""
+        """True for fixed thresholds."""
         return isinstance(self.thresholds, Mapping) or self.thresholds.ready
 
     @property
@@ -140,7 +142,7 @@ class Absolute(Acceptance):
 
     @property
     def running(self) -> tuple[RunningThresholds, ...]:
-        """The thresholds, where they are kept while training."""
+        """The thresholds, if they are running thresholds."""
         return (self.thresholds,) if isinstance(self.thresholds, RunningThresholds) else ()
 
     @property
@@ -148,13 +150,13 @@ class Absolute(Acceptance):
         return self.thresholds if isinstance(self.thresholds, Mapping) else self.thresholds.values
 
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
-        """`(n,)`; a term that is NaN is not below anything."""
+        """`(n,)` bool; a sample with a term that is NaN is rejected."""
         values = self._values
         missing = sorted(set(values) - set(noisy.terms))
         if missing:
             raise ValueError(
-                f"thresholds are for the terms {sorted(values)}, but the loss gives {sorted(noisy.terms)}; "
-                "calibrate with the loss that is trained"
+                f"the loss must give the terms {sorted(values)} that have thresholds, got {sorted(noisy.terms)}; "
+                "calibrate with the loss of the training"
             )
         if not values:  # running thresholds before their first step
             return torch.zeros_like(next(iter(noisy.terms.values())), dtype=torch.bool)
@@ -163,13 +165,13 @@ class Absolute(Acceptance):
 
 @dataclass(frozen=True)
 class Relative(Acceptance):
-    """A term that grew by less than `tolerance` over the same sample's clean value.
+    """Accept a sample if noise raises a term by less than `tolerance` over its clean value.
 
-    For samples whose clean loss is above ξ already: with ξ = mean(V) about half of them.
+    It is meant for samples whose clean loss is above ξ already: with ξ = mean(V) about half of all samples.
 
     Args:
         tolerance: τ, in the units of the loss.
-        term: which term; the total by default.
+        term: name of the judged term; the total by default.
 
     Example:
         >>> noisy, clean = Measurement({"total": torch.tensor([1.5])}), Measurement({"total": torch.tensor([1.4])})
@@ -182,31 +184,31 @@ class Relative(Acceptance):
 
     @property
     def needs_clean(self) -> bool:
-        """Always."""
+        """True: the clean value is the reference."""
         return True
 
     @property
     def judged(self) -> frozenset[str]:
-        """Its term."""
+        """The name of its term."""
         return frozenset({self.term})
 
     def __call__(self, noisy: Measurement, clean: Measurement | None) -> Tensor:
         """`(n,)` bool."""
         if clean is None:
-            raise ValueError("Relative acceptance needs what was measured on the clean samples")
+            raise ValueError("Relative needs the measurement of the clean samples, got None")
         for measured in (noisy, clean):
             if self.term not in measured.terms:
-                raise ValueError(f"Relative judges the term '{self.term}', but the loss gives {sorted(measured.terms)}")
+                raise ValueError(f"the loss must give the judged term '{self.term}', got {sorted(measured.terms)}")
         return noisy.terms[self.term] - clean.terms[self.term] < self.tolerance
 
 
 @dataclass(frozen=True)
 class MetricAtLeast(Acceptance):
-    """A per-sample metric of at least `threshold`: with hard Dice, the authors' nnU-Net code.
+    """Accept a sample if its metric is at least `threshold`: with hard Dice, the authors' nnU-Net code.
 
     Args:
         metric: `metric(pred, target) -> (n,)`, larger is better.
-        threshold: least acceptable value.
+        threshold: least accepted value.
 
     Example:
         >>> same = MetricAtLeast(lambda pred, target: (pred == target).float().mean(dim=1), 0.75)

@@ -26,12 +26,12 @@ class Visits:
         accepted: verdict on the noisy sample (line 9).
         clean_accepted: verdict of the same acceptance on the clean sample.
         noise_norm: `‖x̃ − x‖`, in the units of the image.
-        before: margins that the noise was made with.
-        after: margins after the step; equal to `before` where they have not moved.
+        before: margins before the step, the radius of the attack.
+        after: margins after the step; equal to `before` where they did not move.
         steps: gradient evaluations.
         stalled: steps without a usable gradient.
-        clean_losses: loss of the clean sample by judged term.
-        noisy_losses: loss of the noisy sample by judged term.
+        clean_losses: losses of the clean samples, by judged term.
+        noisy_losses: losses of the noisy samples, by judged term.
     """
 
     ids: Tensor
@@ -46,7 +46,7 @@ class Visits:
     noisy_losses: Mapping[str, Tensor]
 
     def finite(self) -> Visits:
-        """The visits whose noise and losses are finite; the others say nothing about a margin."""
+        """The visits whose noise and losses are finite; only they can move a margin."""
         values = [self.noise_norm, self.before, *self.clean_losses.values(), *self.noisy_losses.values()]
         usable = torch.stack([torch.isfinite(value) for value in values]).all(dim=0)
         chosen: dict[str, Any] = {
@@ -59,21 +59,21 @@ class Visits:
 
 
 class AdaptiveMargins:
-    """Margins that move by the verdicts on their samples, whatever the training loop.
+    """Margins that move by the verdicts on their samples, for any training loop.
 
-    A training loop takes the radius of a batch from here (`radius`), attacks, calls `judge` with what was measured
-    (line 9) and, once it is known whether the step counts, `move` (lines 10 and 12). With MONAI,
-    `PrepareBatchAdversarial(radius=…)` and `AdaptiveMarginHandler` do that.
+    A training loop gets the radius of a batch from `radius`, runs the attack, calls `judge` with the measurements (line
+    9) and, when it is known whether the step was skipped, `move` (lines 10 and 12). With MONAI,
+    `PrepareBatchAdversarial(radius=…)` and `AdaptiveMarginHandler` do this.
 
-    Thresholds that are kept while training (`RunningThresholds` in the acceptance) are updated by `move`.
+    `move` also updates the `RunningThresholds` of the acceptance.
 
     Args:
         margins: E(i) of every sample.
-        acceptance: when a noisy sample is still good enough (line 9).
+        acceptance: whether a noisy sample is accepted (line 9).
         rule: how a margin changes (lines 10 and 12).
 
     Raises:
-        ValueError: when the acceptance is not ready and has no running thresholds that could make it so.
+        ValueError: if the acceptance is not ready and has no running thresholds.
 
     Example:
         >>> from monai_amat.margins import Absolute, PaperRule
@@ -99,7 +99,7 @@ class AdaptiveMargins:
         if not acceptance.ready and not acceptance.running:
             raise ValueError(
                 f"{type(acceptance).__name__} is not ready and has no running thresholds, so that margins would never "
-                "move; let its property `running` return the RunningThresholds that it uses"
+                "move; its property `running` must return the RunningThresholds that it uses"
             )
         self._epoch: list[Visits] = []
         self._batches_since_move = 0
@@ -123,22 +123,22 @@ class AdaptiveMargins:
         return self.margins[ids]
 
     def __getitem__(self, ids: Tensor) -> Tensor:
-        """The same, as a `RadiusSource`."""
+        """The same as `radius`, so that the margins are a `RadiusSource`."""
         return self.radius(ids)
 
     def start_batch(self) -> None:
-        """Note that a batch is made with these margins; what makes the batches calls it.
+        """Count a batch that is made with these margins; call it before each attack.
 
         Raises:
-            RuntimeError: when earlier batches were made and `move` was not called after them.
+            RuntimeError: if several batches were made since the last call of `move`.
         """
-        # A step that ended in an exception may be done again; more than one in a row is no such step.
+        # One step may end in an exception and be repeated; several in a row mean that `move` is never called.
         if self._batches_since_move > int(self._has_moved):
             raise RuntimeError(
                 f"{self._batches_since_move} batches were made with these margins and none of them moved a margin, "
                 "so that this would be training with fixed noise; attach AdaptiveMarginHandler(prepare_batch) to the "
-                "trainer. In a bundle that is done under 'initialize', which a later file may have replaced: it must "
-                "say '+initialize'"
+                "trainer. A bundle attaches it under 'initialize'; a later configuration file must use '+initialize', "
+                "because 'initialize' replaces it"
             )
         self._batches_since_move += 1
 
@@ -153,24 +153,27 @@ class AdaptiveMargins:
         noisy: Measurement,
         terms: Sequence[str] = ("total",),
     ) -> Visits:
-        """Line 9: is the noise acceptable?
+        """Judge the noisy samples (line 9).
 
         Args:
             ids: `(n,)` sample IDs.
-            radius: `(n,)` margins that the noise was made with.
-            noise_norm: `(n,)` `‖x̃ − x‖`.
-            result: what the attack returned.
-            clean: what was measured on the clean samples.
-            noisy: what was measured on the noisy samples.
+            radius: `(n,)` margins before the step, the radius of the attack.
+            noise_norm: `(n,)` `‖x̃ − x‖`, in the units of the image.
+            result: the result of the attack.
+            clean: losses and predictions of the clean samples.
+            noisy: losses and predictions of the noisy samples.
             terms: names of the judged loss terms (`PerSampleLoss.judged`).
 
+        Returns:
+            the visits, whose margins have not moved yet.
+
         Raises:
-            ValueError: when the path is judged and the attack gave no verdicts.
+            ValueError: if the rule judges every iterate and the attack returned no verdicts.
         """
         accepted = result.all_accepted if self.judges_path else self.acceptance(noisy, clean)
         if accepted is None:
             raise ValueError(
-                f"{type(self.rule).__name__} judges every iterate, but the attack returned no verdicts; let its "
+                f"{type(self.rule).__name__} needs a verdict on every iterate, got none from the attack; let its "
                 "objective return Evaluation(loss, accepted)"
             )
         before = _on_cpu(radius).double()
@@ -188,19 +191,19 @@ class AdaptiveMargins:
         )
 
     def move(self, visits: Visits, *, skipped: bool = False, epoch_ended: bool = False) -> Visits:
-        """Lines 10 and 12, for the samples whose noise and losses are finite.
+        """Move the margins of the samples whose noise and losses are finite (lines 10 and 12).
 
         Args:
-            visits: from `judge`, of all processes.
-            skipped: whether the step was thrown away; then neither margins nor thresholds move.
-            epoch_ended: whether this is the last step of an epoch, at which rules that go by epoch move the margins.
+            visits: the results of `judge`, of all processes.
+            skipped: whether the optimizer skipped the step; then neither margins nor thresholds move.
+            epoch_ended: whether this is the last step of an epoch, where a rule with `by_epoch` moves the margins.
 
         Returns:
-            the visits that count, with the margins that they left.
+            the finite visits, with the margins after the step.
         """
         self._batches_since_move, self._has_moved = 0, True
         visits = visits.finite()
-        ready = self.acceptance.ready  # before this step's own losses
+        ready = self.acceptance.ready  # before the thresholds take in the losses of this step
         if not skipped:
             for running in self.acceptance.running:
                 running.update(visits.clean_losses)
@@ -217,24 +220,24 @@ class AdaptiveMargins:
         return replace(visits, after=self.margins[visits.ids].double())
 
     def start_epoch(self) -> None:
-        """Forget the visits of an epoch that was broken off: they are made again."""
+        """Drop the visits of an epoch that was interrupted, because the epoch is run again."""
         self._epoch, self._batches_since_move = [], 0
 
     def state_dict(self) -> dict[str, Any]:
-        """The margins' state and the running thresholds' under `"running"`: plain tensors, numbers and strings."""
+        """The state of the margins, with that of the running thresholds as `"running"`: tensors, numbers, strings."""
         return {**self.margins.state_dict(), "running": [running.state_dict() for running in self.acceptance.running]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` returned.
+        """Restore a state that `state_dict` returned.
 
         Raises:
-            ValueError: when it is of another data set or of other running thresholds.
+            ValueError: if it belongs to another data set or to other running thresholds.
         """
         saved, here = state.get("running", []), self.acceptance.running
         if len(saved) != len(here):
             raise ValueError(
-                f"the saved margins have {len(saved)} running thresholds, but this acceptance has {len(here)}; use the "
-                "acceptance that the margins were trained with"
+                f"saved margins must hold {len(here)} running thresholds, as this acceptance does, got {len(saved)}; "
+                "use the acceptance that the margins were trained with"
             )
         self.margins.load_state_dict(dict(state))
         for running, values in zip(here, saved, strict=True):

@@ -1,4 +1,4 @@
-"""How a margin E(i) changes once its noisy sample is judged: lines 9–13 of Algorithm 1, and two variants."""
+"""How a margin E(i) changes after its noisy sample was judged: lines 9–13 of Algorithm 1, and two variants."""
 
 from __future__ import annotations
 
@@ -15,22 +15,25 @@ __all__ = ["BoundaryRule", "MarginRule", "PaperRule", "PathRule"]
 
 @dataclass(frozen=True, kw_only=True)
 class MarginRule:
-    r"""Grow an accepted margin by Δ, refine a rejected one.
+    r"""Grow the margin of an accepted sample by Δ, refine the margin of a rejected sample.
 
     $$
     E \leftarrow \begin{cases} E + \Delta & \text{accepted (line 10)}\\
-    (\|\tilde x - x\| + E)/2 & \text{rejected (line 12)}\end{cases}
+                               (\|\tilde x - x\| + E)/2 & \text{rejected (line 12)}\end{cases}
     $$
 
     Args:
-        step: Δ, the expansion step, in the units of the image; also what every margin starts at.
-        max_margin: cap on a margin; None for none, as in the paper. The authors' code has caps.
-        min_margin: floor under a refined margin.
-        decay: factor on a refined margin, in (0, 1]. Noise without clipping ends on its sphere, where line 12 changes
-            nothing; a factor under 1 lets margins shrink all the same.
+        step: Δ, the expansion step, in the units of the image; also the initial margin of every sample.
+        max_margin: largest margin, at least `step`; None for no limit, as in the paper. The authors' code has limits.
+        min_margin: least margin of a rejected sample, in [0, `step`].
+        decay: factor on the margin of a rejected sample, in (0, 1]. Noise that is not clipped ends on its sphere, where
+            line 12 changes nothing; with a factor below 1 margins shrink there too.
 
-    The class attributes say what the rule needs from the training: `judges_path`, whether a sample counts as
-    accepted only if every iterate of its attack was; `by_epoch`, whether margins move once an epoch.
+    Two class attributes describe what the rule needs from the training: `judges_path`, whether a sample counts as
+    accepted only if every iterate of its attack was accepted; `by_epoch`, whether margins move once per epoch.
+
+    Raises:
+        ValueError: if a setting is out of range.
 
     Example:
         >>> rule = PaperRule(step=2.5)
@@ -59,10 +62,10 @@ class MarginRule:
         Args:
             margin: `(n,)` E(i), in the units of the image.
             accepted: `(n,)` bool.
-            noise_norm: `(n,)` size of the noise that was judged.
+            noise_norm: `(n,)` size of the noise that was judged, in the units of the image.
 
         Returns:
-            `(n,)`, rejected margins are at least `min_margin`, and all margins are at most `max_margin`.
+            `(n,)`; rejected margins are at least `min_margin`, all are at most `max_margin`.
         """
         enlarged = margin + self.step  # line 10
         refined = (self.decay * (noise_norm + margin) / 2).clamp_min(self.min_margin)  # line 12
@@ -72,12 +75,15 @@ class MarginRule:
 
 @dataclass(frozen=True, kw_only=True)
 class PaperRule(MarginRule):
-    """Algorithm 1 as printed: judged at the noisy sample, updated in the step."""
+    """Algorithm 1 of the paper: the noisy sample is judged, and its margin moves in the same step."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PathRule(MarginRule):
-    """The authors' code: one rejected iterate rejects the sample; margins move once an epoch, by any accepted visit."""
+    """The authors' code: one rejected iterate rejects the sample; margins move once per epoch.
+
+    At the end of an epoch a sample counts as accepted if any of its visits was (`SampleMargins.update_epoch`).
+    """
 
     judges_path: ClassVar[bool] = True
     by_epoch: ClassVar[bool] = True
@@ -85,11 +91,11 @@ class PathRule(MarginRule):
 
 @dataclass(frozen=True, kw_only=True)
 class BoundaryRule(MarginRule):
-    """For `BoundaryPGD`, whose point lies inside the ball, so that margins shrink.
+    """The rule for `BoundaryPGD`, whose noise lies inside the ball, so that margins shrink.
 
     Args:
-        floor: floor under a refined margin, by default Δ. Without one, a sample that is rejected on clean data already
-            is halved down to nothing and sees clean data only.
+        floor: least margin of a rejected sample, by default Δ; it replaces `min_margin`. With 0, the margin of a sample
+            that is rejected without noise is halved at every visit, until the sample is trained without noise.
     """
 
     judges_path: ClassVar[bool] = True

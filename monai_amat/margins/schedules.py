@@ -1,4 +1,4 @@
-"""Radii that no sample's history decides: the controls that adaptive margins must beat."""
+"""Radii that do not depend on the history of a sample: the baselines for adaptive margins."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from abc import ABC, abstractmethod
 from typing import Any, Protocol
 
 import torch
-from ignite.engine import Events
 from torch import Tensor
 
 from monai_amat.checks import check_not_negative, check_within
@@ -16,7 +15,7 @@ __all__ = ["LinearRadius", "RadiusSchedule", "RadiusSource", "UniformRadius"]
 
 
 class RadiusSource(Protocol):
-    """A radius by sample ID: `AdaptiveMargins`, a `RadiusSchedule`, a tensor, or an object of the user's own."""
+    """A radius by sample ID: `AdaptiveMargins`, a `RadiusSchedule`, a tensor, or any object with `radius[ids]`."""
 
     def __getitem__(self, ids: Tensor) -> Tensor:
         """Radius `(n,)` of the samples `ids` `(n,)`."""
@@ -25,7 +24,7 @@ class RadiusSource(Protocol):
 class RadiusSchedule(ABC):
     """A radius for `PrepareBatchAdversarial` that follows the progress of training.
 
-    Attach it to the trainer whose `prepare_batch` uses it; before that, it has no radius to give.
+    Attach it to the trainer whose `prepare_batch` uses it, before the training starts.
     """
 
     def __init__(self) -> None:
@@ -33,33 +32,35 @@ class RadiusSchedule(ABC):
 
     def attach(self, engine: Any) -> None:
         """Attach to a `SupervisedTrainer`."""
+        from ignite.engine import Events  # here, so that `from monai_amat import Absolute` does not load Ignite
+
         engine.add_event_handler(Events.STARTED, self._start)
 
     def _start(self, engine: Any) -> None:
         self._engine = engine
 
     def __getitem__(self, ids: Tensor) -> Tensor:
-        """Radius `(n,)` of samples `ids` `(n,)` in the iteration that the trainer is at.
+        """Radius `(n,)` of the samples `ids` `(n,)` in the trainer's present iteration.
 
         Raises:
-            RuntimeError: when it is attached to no trainer, or that one has not started.
+            RuntimeError: if it is not attached to a trainer, or the trainer has not started.
         """
         if self._engine is None:
             raise RuntimeError(
-                f"{type(self).__name__} follows the iterations of a trainer but is attached to none that runs; "
-                "call its attach(trainer), in a bundle under +initialize"
+                f"{type(self).__name__} must be attached to a trainer that runs, got no trainer; call its "
+                "attach(trainer), in a bundle under '+initialize'"
             )
         return self.radius(ids, self._engine.state)
 
     @abstractmethod
     def radius(self, ids: Tensor, state: Any) -> Tensor:
-        """Radius `(n,)` of samples `ids` at the trainer's `state`."""
+        """Radius `(n,)` of the samples `ids` at the trainer's `state`."""
 
 
 class UniformRadius(RadiusSchedule):
-    """SAT with ε drawn anew for every visit of a sample, uniformly between two bounds.
+    """SAT with a new ε for every visit of a sample, drawn uniformly between two bounds.
 
-    A draw depends on (seed, iteration, sample ID) alone: a resumed run repeats it, and so do several processes.
+    A draw depends on (seed, iteration, sample ID) alone: a resumed run and a run with several processes repeat it.
 
     Args:
         low: least ε, in the units of the image.
@@ -67,7 +68,7 @@ class UniformRadius(RadiusSchedule):
         seed: the run's seed.
 
     Raises:
-        ValueError: for bounds that are negative, not finite or in the wrong order.
+        ValueError: if a bound is negative or not finite, or `low` is above `high`.
 
     Example:
         >>> from types import SimpleNamespace
@@ -91,14 +92,14 @@ class UniformRadius(RadiusSchedule):
 
 
 class LinearRadius(RadiusSchedule):
-    """SAT with one ε for all samples that grows evenly from the first iteration of training to the last.
+    """SAT with one ε for all samples, which changes linearly from the first to the last iteration of training.
 
     Args:
         start: ε of the first iteration, in the units of the image.
-        end: ε of the last.
+        end: ε of the last iteration.
 
     Raises:
-        ValueError: for radii that are negative or not finite.
+        ValueError: if a radius is negative or not finite.
 
     Example:
         >>> from types import SimpleNamespace

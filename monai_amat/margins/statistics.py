@@ -1,4 +1,4 @@
-"""What ξ is of the clean losses V: mean, mean + k·std (section 2.2) or Huber's robust pair."""
+"""How ξ follows from the clean losses V: mean, mean + k·std (section 2.2) or Huber's robust estimates."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class ThresholdStatistic(Protocol):
 
 @dataclass(frozen=True)
 class MeanStd:
-    """`mean(V) + k·std(V)`; k = 0 is the paper's choice for segmentation, k = 2 for landmarks and detection.
+    """`mean(V) + k·std(V)`; the paper uses k = 0 for segmentation, k = 2 for landmarks and detection.
 
     Example:
         >>> MeanStd(2.0)(np.array([1.0, 3.0]))
@@ -39,17 +39,17 @@ class MeanStd:
     k: float = 0.0
 
     def __call__(self, values: NDArray[np.float64]) -> float:
-        """`std` is that of the population, as numpy and the authors' code take it."""
+        """The standard deviation is that of the population, as in numpy and the authors' code."""
         return float(values.mean() + self.k * values.std())
 
 
 @dataclass(frozen=True)
 class Huber:
-    r"""Huber's location plus k times his scale, little moved by a few wild losses: the authors' choice for landmarks.
+    r"""Huber's location plus k times Huber's scale, robust to a few outliers: the authors' choice for landmarks.
 
-    His proposal 2 (Huber 1981, section 6.4): location m and scale s at which, over $z = (v - m)/s$ clipped to
-    ±1.5, the mean is 0 and the mean square is what it is for a standard normal z. Losses that are normal, as section
-    2.2 takes them, thus have their mean and standard deviation as location and scale.
+    Proposal 2 (Huber 1981, section 6.4): the location m and the scale s for which $z = (v - m)/s$, clipped to ±1.5,
+    has mean 0 and the mean square of a clipped standard normal number. For normal losses, as section 2.2 assumes,
+    location and scale are therefore mean and standard deviation.
 
     Example:
         >>> round(Huber(k=0.0)(np.array([1.0, 1.1, 0.9, 1.0, 1.05, 0.95, 50.0])), 1)
@@ -59,7 +59,7 @@ class Huber:
     k: float = 2.0
 
     def __call__(self, values: NDArray[np.float64]) -> float:
-        """Both equations by fixed-point iteration, from the median and the standard deviation."""
+        """Solve both equations by fixed-point iteration from the median and the standard deviation."""
         location, scale = float(np.median(values)), float(values.std())
         tolerance = 1e-10 * scale
         for _ in range(1000):

@@ -1,4 +1,4 @@
-"""The thresholds ξ, one per judged loss term (sections 2.2 and 2.3): fitted and saved, or kept while training."""
+"""The thresholds ξ, one per judged loss term (sections 2.2 and 2.3): fitted and saved, or updated in training."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _FORMAT = 1
 
 @dataclass(frozen=True)
 class Thresholds:
-    """ξ by term, with where it comes from.
+    """ξ by term, and how it was obtained.
 
     Args:
         values: ξ by term; finite.
         provenance: statistic, number of samples, share of them below every ξ, checkpoint, data set, date …
 
     Raises:
-        ValueError: when there is no term or a value is not finite.
+        ValueError: if there are no terms, or a value is not finite.
 
     Example:
         >>> thresholds = Thresholds.fit({"total": torch.tensor([1.0, 2.0, 3.0])})
@@ -46,14 +46,14 @@ class Thresholds:
 
     def __post_init__(self) -> None:
         if not self.values:
-            raise ValueError("thresholds need at least one term")
+            raise ValueError("thresholds must hold at least one term, got none")
         wrong = {name: value for name, value in self.values.items() if not math.isfinite(value)}
         if wrong:
-            raise ValueError(f"thresholds must be finite, got {wrong}; calibrate with a network that has been trained")
+            raise ValueError(f"thresholds must be finite, got {wrong}; calibrate with a trained network")
 
     @property
     def ready(self) -> bool:
-        """Always."""
+        """True: fixed thresholds need no warm-up."""
         return True
 
     @classmethod
@@ -67,33 +67,38 @@ class Thresholds:
 
         Args:
             losses: V by judged term, each `(n,)`.
-            statistic: by default the mean, the paper's for segmentation.
-            provenance: what else to save with it.
+            statistic: how ξ follows from V; by default the mean, as the paper does for segmentation.
+            provenance: more entries to save with the thresholds.
 
         Raises:
-            ValueError: for no samples or a loss that is not finite.
+            ValueError: if there are no samples, or a loss is not finite.
 
         Warns:
-            UserWarning: when fewer than 30 % or more than 90 % of the clean samples themselves are below ξ.
+            UserWarning: if less than 30 % or more than 90 % of the clean samples are below ξ.
         """
         statistic = MeanStd() if statistic is None else statistic
         arrays = {name: values.detach().cpu().double().numpy() for name, values in losses.items()}
         counts = {len(values) for values in arrays.values()}
         if not counts or 0 in counts:
-            raise ValueError("thresholds need the losses of at least one clean sample")
+            raise ValueError("thresholds need the losses of at least one clean sample, got none")
         if len(counts) > 1:
-            raise ValueError(f"terms have different numbers of samples: { {n: len(v) for n, v in arrays.items()} }")
+            raise ValueError(
+                f"all terms must have the same number of samples, got { {n: len(v) for n, v in arrays.items()} }"
+            )
         for name, values in arrays.items():
             if not np.isfinite(values).all():
                 bad = np.flatnonzero(~np.isfinite(values))[:5].tolist()
-                raise ValueError(f"clean loss '{name}' is not finite for samples {bad}: the network or data is damaged")
+                raise ValueError(
+                    f"clean losses must be finite, got NaN or infinity in '{name}' for samples {bad}; check the "
+                    "network and the data"
+                )
         fitted = {name: statistic(values) for name, values in arrays.items()}
         below = np.stack([arrays[name] < value for name, value in fitted.items()]).all(axis=0)
         share = float(below.mean())
         if not 0.3 <= share <= 0.9:
             warnings.warn(
-                f"ξ accepts {share:.0%} of the clean samples themselves; outside 30–90 % margins hardly move, or only "
-                "grow. Look at the losses by kind of sample, or choose another statistic",
+                f"ξ accepts {share:.0%} of the clean samples; outside 30–90 % margins hardly move, or only grow; look "
+                "at the losses by kind of sample, or choose another statistic",
                 stacklevel=2,
             )
         return cls(
@@ -109,10 +114,10 @@ class Thresholds:
         )
 
     def shifted(self, k: float) -> Thresholds:
-        """ξ + k·std(V) for every term: a stricter (k < 0) or laxer judge from the same clean losses.
+        """ξ + k·std(V) for every term: stricter (k < 0) or less strict thresholds from the same clean losses.
 
         Raises:
-            ValueError: when the provenance does not hold the standard deviations.
+            ValueError: if the provenance does not hold the standard deviations.
 
         Example:
             >>> thresholds = Thresholds.fit({"total": torch.tensor([1.0, 3.0])})
@@ -124,28 +129,29 @@ class Thresholds:
         spread = self.provenance.get("std", {})
         if missing := sorted(self.values.keys() - spread.keys()):
             raise ValueError(
-                f"thresholds cannot be shifted: their provenance holds no standard deviation of {missing}; fit them "
-                "again with calibrate.json"
+                f"shifted thresholds need the standard deviations of V, got no standard deviation of {missing} in the "
+                "provenance; fit the thresholds again with calibrate.json"
             )
         values = {name: value + k * spread[name] for name, value in self.values.items()}
         return Thresholds(values, {**self.provenance, "shifted_by": k})
 
     def save(self, path: str | Path) -> None:
-        """Write JSON, whole or not at all."""
+        """Write the thresholds as JSON; the file is never written in part."""
         content = {"format": _FORMAT, "thresholds": self.values, "provenance": self.provenance}
         write_text_whole(Path(path), json.dumps(content, indent=2, sort_keys=True) + "\n")
 
     @classmethod
     def load(cls, path: str | Path, expected: Mapping[str, Any] | None = None) -> Thresholds:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Args:
             path: the file.
-            expected: entries of the provenance, such as loss and data set, that must be these where the file has them.
+            expected: entries of the provenance, such as loss and data set; entries that the file has must be equal.
 
         Raises:
-            FileNotFoundError: when there is no such file.
-            ValueError: when it is not such a file, a value is not finite, or it was fitted on something else.
+            FileNotFoundError: if the file does not exist.
+            ValueError: if it is not a thresholds file, a value is not finite, or the provenance differs from
+                `expected`.
         """
         path = Path(path)
         if not path.is_file():
@@ -155,7 +161,7 @@ class Thresholds:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content.get("format", _FORMAT) != _FORMAT:
-                raise ValueError(f"its format is {content['format']!r}, this version reads {_FORMAT}")
+                raise ValueError(f"format must be {_FORMAT}, got {content['format']!r}")
             values = {str(name): float(value) for name, value in content["thresholds"].items()}
             provenance = dict(content.get("provenance", {}))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -166,7 +172,7 @@ class Thresholds:
             refuse_changed(
                 path,
                 provenance[name],
-                json.loads(json.dumps(wanted)),  # as the file would hold it: a tuple there is a list
+                json.loads(json.dumps(wanted)),  # as in the file, where a tuple is a list
                 "fit the thresholds again with calibrate.json and the settings of the training",
                 name=name,
                 error=ValueError,
@@ -178,19 +184,22 @@ class Thresholds:
 
 
 class RunningThresholds:
-    """ξ estimated during training from its clean losses, without a trained network.
+    """ξ from the clean losses that training computes, so that no trained network is needed first.
 
-    Mean and variance are exponential averages over about `1/(1 − momentum)` steps; ξ = mean + k·std. Margins wait until
-    `warmup` steps were seen: early losses say nothing about what the network can do.
+    ξ = mean + k·std, both as exponential moving averages over the steps. Margins do not move in the first `warmup`
+    steps, because the losses of an untrained network are no measure of a trained one.
 
-    While losses fall, the average is above the present losses, more noise is accepted than ξ means, and margins grow
-    to their cap. `lag` says by how much. Where it is not small beside ξ, prefer thresholds that are fitted to a trained
-    network (`Thresholds.fit`).
+    While losses fall, the average is above the present losses: samples are accepted at more noise than intended, and
+    margins grow to their limit. `lag` is this difference. If it is not small compared with ξ, use thresholds that are
+    fitted to a trained network (`Thresholds.fit`).
 
     Args:
-        k: standard deviations above the mean.
-        momentum: weight of the past, in [0, 1); 0.99 forgets over about a hundred steps.
-        warmup: steps before `ready`.
+        k: number of standard deviations above the mean.
+        momentum: weight of earlier steps, in [0, 1); 0.99 averages over about a hundred steps.
+        warmup: number of steps before `ready`, at least 1.
+
+    Raises:
+        ValueError: if a setting is out of range.
 
     Example:
         >>> running = RunningThresholds(momentum=0.5, warmup=2)
@@ -220,7 +229,7 @@ class RunningThresholds:
 
     @property
     def values(self) -> dict[str, float]:
-        """ξ by term, corrected for the start from zero as Adam's moments are; empty before the first step."""
+        """ξ by term, with the bias correction of Adam for the start at zero; empty before the first step."""
         result = {}
         for name, (first, second) in self._moments.items():
             mean = first / self._weight
@@ -229,14 +238,14 @@ class RunningThresholds:
 
     @property
     def lag(self) -> dict[str, float]:
-        """By how much the mean in ξ is above the present losses, by term; negative where losses rise.
+        """The mean in ξ minus the present losses, by term; negative if losses rise.
 
-        An average lags behind an even slope by as much as the average of that average lags behind it.
+        For losses on a straight line this equals the difference between the average of the average and the average.
         """
         return {name: (twice - self._moments[name][0]) / self._weight for name, twice in self._twice.items()}
 
     def update(self, losses: Mapping[str, Tensor]) -> None:
-        """Take in the clean losses of a step, by judged term, of all ranks; losses that are not finite are left out."""
+        """Add the clean losses of one step, by judged term, of all ranks; losses that are not finite are left out."""
         finite = {name: values.detach().cpu().double() for name, values in losses.items()}
         finite = {name: values[torch.isfinite(values)] for name, values in finite.items()}
         if not finite or not all(len(values) for values in finite.values()):
@@ -253,7 +262,7 @@ class RunningThresholds:
             self._twice[name] = self.momentum * self._twice.get(name, 0.0) + (1 - self.momentum) * mean
 
     def state_dict(self) -> dict[str, Any]:
-        """Plain numbers."""
+        """The state as plain numbers."""
         return {
             "steps": self.steps,
             "weight": self._weight,
@@ -262,7 +271,7 @@ class RunningThresholds:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where the saved run stopped."""
+        """Restore a state that `state_dict` returned."""
         self.steps = int(state["steps"])
         self._weight = float(state["weight"])
         self._moments = {str(name): (float(m[0]), float(m[1])) for name, m in state["moments"].items()}

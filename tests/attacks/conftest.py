@@ -1,4 +1,4 @@
-"""The small classifier that attacks are tried on."""
+"""A small classifier for the tests of the attacks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Auto-PGD: the very iterates of a second implementation in numpy, and what it returns."""
+"""Auto-PGD: the same iterates as a second implementation in numpy, and its result."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ NORMS: list[Any] = [2, math.inf]
 
 
 class Landscape:
-    """Hills and valleys in every pixel, with the derivative written out; sample i has frequencies of its own."""
+    """Hills and valleys in every pixel, with its exact derivative; each sample has its own frequencies."""
 
     def __init__(self, samples: int, pixels: int) -> None:
         draw = np.random.default_rng(3)
@@ -58,7 +58,7 @@ def one_sample(
     norm: float,
     clip: tuple[float, float] | None,
 ) -> tuple[list[Array], list[float], Array]:
-    """Auto-PGD of one image, from the paper: all points looked at, the step sizes, the best point."""
+    """Auto-PGD of one image, from the paper: all evaluated points, the step sizes, the best point."""
 
     def allowed(point: Array) -> Array:
         point = x + in_ball(point - x, radius, norm)
@@ -186,7 +186,7 @@ def test_the_best_point_is_never_lost_and_its_verdict_comes_with_it() -> None:
     assert result.all_accepted.tolist() == (losses < 1.0).all(0).tolist()
 
 
-def test_with_a_fifth_of_the_gradients_it_reaches_what_pgd_reaches(network: nn.Sequential) -> None:
+def test_a_fifth_of_the_gradients_reaches_the_loss_of_pgd(network: nn.Sequential) -> None:
     images = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     labels = network(images).argmax(1)
 

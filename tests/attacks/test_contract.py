@@ -1,4 +1,4 @@
-"""What every attack keeps to. A new attack adds one line to `ATTACKS`."""
+"""The contract of every attack. A new attack adds one line to `ATTACKS`."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def sizes(values: Tensor, norm: Any) -> Tensor:
 
 @every_attack
 @every_norm
-def test_it_says_its_norm_and_whether_it_needs_verdicts(make: Callable[..., Attack], norm: Any) -> None:
+def test_it_has_its_norm_and_whether_it_needs_verdicts(make: Callable[..., Attack], norm: Any) -> None:
     attack = make(norm=norm)
     assert check_attack(attack) is attack
     assert type(attack.norm) is {2: L2, math.inf: Linf}[norm]
@@ -159,7 +159,7 @@ def test_noise_stays_in_its_ball_and_range_whatever_the_input(
 
 
 def check_books(result: AttackResult, objective: Ripple, batch: int) -> None:
-    """What a result says beside the noise: one value per sample, and the verdict at the noisy input itself."""
+    """The other fields of a result: one value per sample, and the verdict at the noisy input itself."""
     for values in (result.steps, result.stalled):
         assert values.shape == (batch,)
         assert values.dtype == torch.int64
@@ -181,7 +181,7 @@ def check_books(result: AttackResult, objective: Ripple, batch: int) -> None:
 def test_a_radius_below_the_precision_of_a_black_image_is_kept(
     make: Callable[..., Attack], norm: Any, dtype: torch.dtype
 ) -> None:
-    """No 4·eps·‖x‖ to hide behind: the image is zero, and squares of the noise vanish in float32."""
+    """The image is zero, so that rounding excuses no excess, and squares of the noise vanish in float32."""
     inputs, radius = torch.zeros(2, 5, dtype=dtype), torch.tensor([1e-25, 2.5e-8])
     noisy = make(norm=norm)(Ripple(torch.full((2,), 50.0)), inputs, radius).noisy
     assert (sizes(noisy, norm) <= radius.double() * (1 + 1e-5)).all()
@@ -189,7 +189,7 @@ def test_a_radius_below_the_precision_of_a_black_image_is_kept(
 
 @every_attack
 @every_norm
-def test_a_sample_is_attacked_alike_alone_and_in_a_batch(
+def test_a_sample_gets_the_same_noise_alone_and_in_a_batch(
     make: Callable[..., Attack], norm: Any, network: nn.Sequential
 ) -> None:
     labels, seeds = torch.tensor([0, 1, 2, 0]), [4, 3, 2, 1]
@@ -204,7 +204,7 @@ def test_a_sample_is_attacked_alike_alone_and_in_a_batch(
         one = slice(row, row + 1)
         alone = attack(Classify(network, labels[one]), images[one], radius[one], seeds=seeds[one]).noisy[0]
         for noisy in (alone, shuffled[place]):
-            if norm == math.inf:  # a gradient of nearly nothing may take either sign
+            if norm == math.inf:  # the sign of a gradient near zero is open
                 assert ((noisy - together[row]).abs() > 1e-5).float().mean() < 0.05
             else:
                 torch.testing.assert_close(noisy, together[row], rtol=0, atol=1e-4)
@@ -212,7 +212,9 @@ def test_a_sample_is_attacked_alike_alone_and_in_a_batch(
 
 @every_attack
 @pytest.mark.parametrize("spoilt", [math.nan, math.inf])
-def test_a_loss_that_is_not_finite_spares_the_neighbours(make: Callable[..., Attack], spoilt: float) -> None:
+def test_a_loss_that_is_not_finite_does_not_change_the_other_samples(
+    make: Callable[..., Attack], spoilt: float
+) -> None:
     class Sick(Ripple):
         def loss(self, noisy: Tensor) -> Tensor:
             return super().loss(noisy) * self.factors
@@ -257,7 +259,7 @@ def test_the_same_seeds_give_the_same_noise_and_nothing_is_left_behind(
 
 @every_attack
 @pytest.mark.parametrize("caller", [torch.no_grad, torch.inference_mode], ids=["no_grad", "inference_mode"])
-def test_it_works_where_the_caller_has_gradients_off(
+def test_it_works_if_the_caller_has_switched_gradients_off(
     make: Callable[..., Attack], caller: Callable[[], Any], network: nn.Sequential
 ) -> None:
     labels, images = torch.tensor([0, 1, 2, 0]), torch.rand(4, 1, 8, 8)
@@ -284,7 +286,7 @@ def test_it_works_on_a_gpu_as_on_the_cpu(make: Callable[..., Attack], network: n
 
 @every_attack
 @pytest.mark.parametrize("count", [0, 2])
-def test_without_room_for_noise_the_input_comes_back(make: Callable[..., Attack], count: int) -> None:
+def test_with_radius_0_the_result_is_the_input(make: Callable[..., Attack], count: int) -> None:
     inputs = torch.randn(count, 1, 3, 3)
     result = make(clip_range=(-9.0, 9.0))(Ripple(torch.ones(count)), inputs, 0.0)
     assert torch.equal(result.noisy, inputs)
@@ -323,7 +325,7 @@ def test_inputs_radii_and_seeds_that_are_refused(
         (lambda noisy, rows: Evaluation(noisy.sum(1), torch.ones(2)), TypeError, "verdict.*bool.*float32"),
     ],
 )
-def test_an_objective_must_answer_per_sample(
+def test_an_objective_must_return_one_value_per_sample(
     make: Callable[..., Attack], wrong: Any, error: type[Exception], message: str
 ) -> None:
     if make is ATTACKS["PGD, random noise alone"]:

@@ -1,4 +1,4 @@
-"""The input gradient: exact where it can be, and in half precision right up to a factor of each sample's own."""
+"""The input gradient: exact in full precision, and in half precision exact up to a factor per sample."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def test_only_the_kept_samples_matter() -> None:
 
 
 @pytest.mark.parametrize("companion", [1.0, 1e4, math.nan, math.inf])
-def test_in_half_precision_a_companion_changes_nothing(companion: float) -> None:
-    """2e-8 rounds to nothing unscaled; a companion that overflows must not bring its scale down on it."""
+def test_in_half_precision_another_sample_changes_nothing(companion: float) -> None:
+    """2e-8 rounds to zero without a scale; another sample that overflows must not change that scale."""
     factor = torch.tensor([2e-8, companion])
     noisy = leaf(1.0, 1.0, dtype=torch.float16)
     together = input_gradient((noisy.float() * 1).sum(1) * factor, noisy)
@@ -43,8 +43,8 @@ def test_in_half_precision_a_companion_changes_nothing(companion: float) -> None
         assert together[1].all()
 
 
-def test_a_finite_sample_costs_one_backward_and_a_hopeless_one_no_more() -> None:
-    """A NaN loss has no scale that helps, so none is tried."""
+def test_a_finite_sample_costs_one_backward_and_a_loss_that_is_not_finite_costs_no_more() -> None:
+    """No scale helps a loss of NaN, so none is tried."""
     for poison in (1.0, math.nan):
         noisy = leaf(1.0, 1.0, dtype=torch.float16)
         backwards: list[Tensor] = []
@@ -64,5 +64,5 @@ def test_a_loss_apart_from_the_input_is_refused() -> None:
     noisy, other = leaf(1.0), torch.ones(1, requires_grad=True)
     for loss in (other * 2, torch.ones(1)):
         for dtype in (torch.float32, torch.float16):
-            with pytest.raises(ValueError, match="does not depend on the noisy input"):
+            with pytest.raises(ValueError, match="must be differentiable in the noisy input"):
                 input_gradient(loss.to(dtype), noisy)

@@ -1,4 +1,4 @@
-"""The rise of the loss over the last tenth of the steps, by which an attack that is still climbing is known."""
+"""The rise of the loss over the last tenth of the steps, which shows that an attack has not converged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def climbing(noisy: Tensor, rows: Tensor) -> Tensor:
     return noisy.sum(1)
 
 
-def test_an_attack_that_arrives_gains_nothing_late_and_one_that_creeps_gains_at_each_step() -> None:
+def test_the_late_gain_is_zero_at_the_optimum_and_positive_with_small_steps() -> None:
     images = torch.zeros(2, 4)
     creeping = ProjectedGradientDescent(steps=20, rel_step=0.01, random_start=None)(climbing, images, 1.0)
     assert creeping.late_gain is not None

@@ -77,7 +77,7 @@ def test_linf_direction_is_the_sign(batch: int, shape: tuple[int, ...], scale: f
 
 @pytest.mark.parametrize("norm", NORMS, ids=repr)
 @pytest.mark.parametrize("bad", [0.0, math.nan, math.inf, -math.inf], ids=str)
-def test_a_useless_gradient_gives_no_direction_and_spares_its_neighbours(norm: Norm, bad: float) -> None:
+def test_an_unusable_gradient_gives_no_direction_and_does_not_change_the_others(norm: Norm, bad: float) -> None:
     good = torch.randn(3, 2, 4)
     spoilt = good.clone()
     spoilt[1] = 0.0
@@ -107,7 +107,7 @@ def test_projection_is_the_nearest_point_of_the_ball(
 
 
 @pytest.mark.parametrize("norm", NORMS, ids=repr)
-def test_noise_inside_the_ball_is_left_exactly_as_it_is(norm: Norm) -> None:
+def test_noise_inside_the_ball_is_unchanged(norm: Norm) -> None:
     noise = torch.randn(3, 2, 5)
     assert torch.equal(norm.project(noise, norm.size(noise) * 1.001), noise)
 
@@ -131,7 +131,7 @@ def test_draw_stays_in_the_ball(norm: Norm, batch: int, shape: tuple[int, ...], 
 
 
 def test_draw_follows_the_cube_projected_onto_the_ball() -> None:
-    """By hand: the seed's uniform numbers, stretched to ±2, and pulled back to the sphere where outside it."""
+    """By hand: the seed's uniform numbers, scaled to ±2, and projected onto the sphere if outside."""
     uniform = torch.rand(3, 4, generator=torch.Generator().manual_seed(11)).double()
     cube = (uniform * 2 - 1) * 2
     like, radius = torch.zeros(1, 3, 4), torch.tensor([2.0])
@@ -175,7 +175,7 @@ def test_draw_is_not_moved_by_default_dtype_or_device() -> None:
 
 
 class Sum(Norm):
-    """The L1 norm, as a user would add it."""
+    """The L1 norm, as an example of a custom norm."""
 
     def size(self, noise: Tensor) -> Tensor:
         return noise.abs().flatten(1).sum(1)
@@ -196,7 +196,7 @@ def test_get_norm(given_norm: Any, kind: type[Norm]) -> None:
     assert type(get_norm(given_norm)) is kind
 
 
-def test_a_user_s_own_norm_passes_through() -> None:
+def test_a_custom_norm_is_returned_unchanged() -> None:
     own = Sum()
     assert get_norm(own) is own
 

@@ -19,7 +19,7 @@ DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
 
 def ripple(noisy: Tensor, rows: Tensor) -> Tensor:
-    """A loss with hills and valleys in every pixel, of any shape; sample i alone decides loss i."""
+    """A loss with hills and valleys in every pixel, of any shape; loss i depends on sample i alone."""
     shape = noisy.shape[1:]
     place = torch.arange(shape.numel(), dtype=torch.float32).reshape(shape)
     return (torch.sin(noisy.float() + place) + 0.1 * noisy.float().tanh()).flatten(1).sum(1)
@@ -33,11 +33,11 @@ def classify(network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], T
     return lambda noisy, rows: F.cross_entropy(network(noisy), labels[rows], reduction="none")
 
 
-# What every attack must keep to
+# Ball and range
 
 
 def test_the_noise_is_not_needlessly_small() -> None:
-    """The other side of the bound: without clipping, 20 steps of a quarter radius end on the sphere."""
+    """Without clipping, 20 steps of a quarter radius end on the sphere."""
     inputs, radius = torch.randn(3, 1, 8, 8), torch.tensor([0.1, 1.0, 30.0])
     for norm in NORMS:
         result = ProjectedGradientDescent(norm=norm)(ripple, inputs, radius)
@@ -45,7 +45,7 @@ def test_the_noise_is_not_needlessly_small() -> None:
 
 
 def test_the_ball_holds_over_a_large_image() -> None:
-    """Float32 sums drift over a million pixels; the noise must not outgrow its radius for that."""
+    """Float32 sums over a million pixels have rounding errors; the noise must still stay inside its radius."""
     inputs = torch.zeros(1, 1, 1024, 1024)
     for start, steps in ((None, 4), (FullStart(), 0)):
         attack = ProjectedGradientDescent(steps=steps, rel_step=0.5, random_start=start)
@@ -61,7 +61,7 @@ def test_zero_steps_leave_random_noise_of_full_size() -> None:
 
 
 def test_the_range_is_that_of_the_inputs_own_precision() -> None:
-    """0.1 and 0.3 are no float32 or float16 numbers: an image clipped to them must pass as in range."""
+    """float32 and float16 cannot represent 0.1 and 0.3; an image clipped to them must still pass as in range."""
     for dtype in DTYPES:
         inputs = torch.linspace(0, 1, 8, dtype=torch.float64).clamp(0.1, 0.3).to(dtype)[None]
         attack = ProjectedGradientDescent(norm="inf", clip_range=(0.1, 0.3), steps=5)

@@ -1,4 +1,4 @@
-"""PGD: what it may not touch, what it counts and says of its result, what it refuses."""
+"""PGD: state that it must not change, counts and verdicts of its result, refused settings and inputs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from monai_amat.attacks import Evaluation, Norm, ProjectedGradientDescent
 
 
 def ripple(noisy: Tensor, rows: Tensor) -> Tensor:
-    """A loss with hills and valleys in every pixel, of any shape; sample i alone decides loss i."""
+    """A loss with hills and valleys in every pixel, of any shape; loss i depends on sample i alone."""
     shape = noisy.shape[1:]
     place = torch.arange(shape.numel(), dtype=torch.float32).reshape(shape)
     return (torch.sin(noisy.float() + place) + 0.1 * noisy.float().tanh()).flatten(1).sum(1)
@@ -25,11 +25,11 @@ def classify(network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], T
     return lambda noisy, rows: F.cross_entropy(network(noisy), labels[rows], reduction="none")
 
 
-# What it may not touch
+# State that it must not change
 
 
 def test_an_objective_may_change_what_it_is_given_in_place() -> None:
-    """As a network does whose first layer is in place."""
+    """A network whose first layer works in place does so."""
     inputs = torch.randn(3, 6)
     kept = inputs.clone()
     plain = ProjectedGradientDescent(steps=4)(lambda noisy, rows: (noisy - 1).square().sum(1), inputs, 1.0)
@@ -45,7 +45,7 @@ def test_metadata_stays_outside() -> None:
     assert type(result.noisy) is torch.Tensor
 
 
-# Books
+# Counts and verdicts
 
 
 class Counted(torch.autograd.Function):
@@ -64,7 +64,7 @@ class Counted(torch.autograd.Function):
 
 
 class Recorder:
-    """An objective that keeps what it was asked and counts forwards and backwards."""
+    """An objective that records its inputs and counts forwards and backwards."""
 
     def __init__(self, objective: Callable[[Tensor, Tensor], Tensor], limit: float | None = None) -> None:
         self.objective, self.limit = objective, limit
@@ -111,7 +111,7 @@ def test_verdicts_are_those_of_the_returned_point_and_of_the_whole_path() -> Non
         assert torch.equal(result.all_accepted, (path < 1.0).all(0))
         assert 0 < int(result.all_accepted.sum()) < 6
     first, last = path[0] < 1.0, path[5] < 1.0
-    assert (first != last).any(), "the case must tell the path from its end"
+    assert (first != last).any(), "the case must have different verdicts on the path and at its end"
 
 
 def test_without_verdicts_there_are_none() -> None:
@@ -135,7 +135,7 @@ def test_best_iterate_is_the_best_of_all_that_were_seen(dtype: torch.dtype) -> N
     best = losses.max(0)
     assert torch.equal(steep(result.noisy, torch.arange(8)), best.values)
     assert torch.equal(result.noisy, points[best.indices, torch.arange(8)])
-    assert (best.indices < 9).any(), "the case must tell the best from the last"
+    assert (best.indices < 9).any(), "the best iterate of the case must not be the last"
 
 
 def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
@@ -154,7 +154,7 @@ def test_a_loss_that_is_not_a_number_is_never_the_best() -> None:
     torch.testing.assert_close(result.noisy.sum(1), torch.full((2,), 3**0.5), rtol=0.05, atol=0)
 
 
-# What is refused
+# Refused settings and inputs
 
 
 @pytest.mark.parametrize(
@@ -191,8 +191,8 @@ def test_settings_are_keyword_only_and_cannot_change() -> None:
     [
         (torch.zeros(2, 3, dtype=torch.int64), 1.0, TypeError, "int64"),
         (torch.tensor([[0.0], [math.nan], [math.inf]]), 1.0, ValueError, r"samples \[1, 2\]"),
-        (torch.tensor([[0.0], [1.1]]), 1.0, ValueError, r"\[0, 1.1\], outside clip_range"),
-        (torch.tensor([[-0.1], [1.0]]), 1.0, ValueError, "outside clip_range"),
+        (torch.tensor([[0.0], [1.1]]), 1.0, ValueError, r"must lie in clip_range .* got values in \[0, 1.1\]"),
+        (torch.tensor([[-0.1], [1.0]]), 1.0, ValueError, "must lie in clip_range"),
         (torch.zeros(2, 1), -1.0, ValueError, "not negative, got"),
         (torch.zeros(2, 1), torch.tensor([1.0, math.nan]), ValueError, r"\[nan\]"),
         (torch.zeros(2, 1), math.inf, ValueError, "finite"),
@@ -212,5 +212,5 @@ def test_bad_inputs_and_radii(inputs: Tensor, radius: Any, error: type[Exception
     ids=["detached", "of another input"],
 )
 def test_a_loss_must_depend_on_the_noisy_input(objective: Any) -> None:
-    with pytest.raises(ValueError, match="does not depend on the noisy input"):
+    with pytest.raises(ValueError, match="must be differentiable in the noisy input"):
         ProjectedGradientDescent(steps=1)(objective, torch.zeros(2, 3), 1.0)

@@ -1,4 +1,4 @@
-"""PGD sample by sample: neighbours, gradients that fail, half precision."""
+"""PGD per sample: independence of the others, unusable gradients, half precision."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def classify(network: nn.Module, labels: Tensor) -> Callable[[Tensor, Tensor], T
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("settings", [{}, {"best_iterate": True}, {"amp": torch.bfloat16}], ids=str)
-def test_a_sample_is_attacked_alike_alone_and_in_a_batch(
+def test_a_sample_gets_the_same_noise_alone_and_in_a_batch(
     network: nn.Sequential, norm: Any, settings: dict[str, Any]
 ) -> None:
     labels, seeds = torch.tensor([0, 1, 2, 0]), [4, 3, 2, 1]
@@ -61,7 +61,7 @@ BLOWS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("blow", BLOWS, ids=str)
 @pytest.mark.parametrize("half", [False, True], ids=["single", "half"])
-def test_a_sample_without_a_gradient_stalls_and_spares_its_neighbours(norm: Any, blow: str, half: bool) -> None:
+def test_a_sample_without_a_gradient_stalls_and_does_not_change_the_others(norm: Any, blow: str, half: bool) -> None:
     torch.manual_seed(1)
     inputs, weight = torch.randn(3, 2, 4), torch.randn(8, 1) * 1e-3
     if half:

@@ -1,4 +1,4 @@
-"""Start radii by the formulas, and where they put the start."""
+"""Start radii by the formulas, and the position of the start."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_inner_start_by_hand_and_where_the_attack_begins() -> None:
     torch.testing.assert_close(noise.flatten(1).norm(dim=1), torch.tensor([1.0, 2.0, 8.0]))
 
 
-def test_a_start_of_one_s_own_is_any_function_of_the_radius() -> None:
+def test_a_custom_start_is_any_function_of_the_radius() -> None:
     attack = ProjectedGradientDescent(steps=0, random_start=lambda radius: radius / 4)
     noise = attack(lambda noisy, rows: noisy.flatten(1).sum(1), torch.zeros(2, 1, 16, 16), 8.0).noisy
     torch.testing.assert_close(noise.flatten(1).norm(dim=1), torch.tensor([2.0, 2.0]))

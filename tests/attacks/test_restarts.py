@@ -1,4 +1,4 @@
-"""Restarts: the strongest run of each sample, the first being the plain attack."""
+"""Restarts: the strongest run per sample; the first run is the plain attack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def judged(noisy: Tensor, rows: Tensor) -> Evaluation:
 
 
 class Listed:
-    """An attack that returns prepared points, one per run, and keeps the seeds that it is given."""
+    """An attack that returns prepared points, one per run, and records its seeds."""
 
     norm = L2()
     needs_verdicts = False
@@ -56,7 +56,7 @@ def test_keeps_the_run_of_highest_loss_sample_by_sample() -> None:
     assert attack.seeds == [[7, 8, 9], *[[fold(seed, run) for seed in (7, 8, 9)] for run in (1, 2)]]
 
 
-def test_a_loss_that_is_not_a_number_never_wins_and_never_holds_its_place() -> None:
+def test_a_loss_of_nan_is_never_kept_if_another_run_has_a_number() -> None:
     points = [torch.tensor(values)[:, None] for values in ([math.nan, 1.0, math.nan], [2.0, math.nan, math.nan])]
     attack = Listed(*points, verdicts=False)
     result = Restarts(attack, 2)(lambda noisy, rows: noisy[:, 0], torch.zeros(3, 1), 1.0)

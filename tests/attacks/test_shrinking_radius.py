@@ -1,4 +1,4 @@
-"""From a large radius to the radius itself: the stages, and what they are for."""
+"""From a large radius to the radius itself: the stages and their effect."""
 
 from __future__ import annotations
 

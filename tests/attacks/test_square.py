@@ -20,7 +20,7 @@ SHAPES = [(9,), (1, 7), (3, 6, 9), (2, 5, 4, 3)]
 
 
 def test_in_the_maximum_norm_it_finds_the_corner_that_brute_force_finds() -> None:
-    """A loss in which pixels hinder one another: the best signs are none of a single pixel's own."""
+    """A loss in which pixels interact: the best sign of a pixel depends on the other pixels."""
     draw = torch.Generator().manual_seed(0)
     coupling = torch.randn(4, 9, 9, generator=draw)
 
@@ -44,14 +44,14 @@ def test_in_the_maximum_norm_it_finds_the_corner_that_brute_force_finds() -> Non
 
 
 def test_in_l2_it_comes_near_the_best_point_of_the_sphere() -> None:
-    """With weights that vary slowly, as windows do, the best noise is the weights themselves."""
+    """The loss is linear with smooth weights, so that the best noise is a multiple of the weights."""
     weights = F.interpolate(torch.randn(6, 1, 3, 3, generator=torch.Generator().manual_seed(2)), size=12)
     result = Square(queries=800)(lambda n, rows: (n * weights[rows]).flatten(1).sum(1), torch.zeros(6, 1, 12, 12), 2.0)
     best = 2.0 * weights.flatten(1).norm(dim=1)
     assert ((result.noisy * weights).flatten(1).sum(1) > 0.5 * best).all()
 
 
-def test_a_network_without_gradients_is_attacked_as_any_other() -> None:
+def test_a_network_without_gradients_can_be_attacked() -> None:
     images = torch.zeros(1, 1, 8, 8)
     result = Square(norm="inf", queries=300)(lambda n, rows: n.detach().sign().flatten(1).sum(1), images, 0.1)
     assert result.noisy.sign().sum() > 60
@@ -60,7 +60,7 @@ def test_a_network_without_gradients_is_attacked_as_any_other() -> None:
 
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-def test_every_pixel_is_reached_and_each_sample_has_windows_of_its_own(norm: Any, shape: tuple[int, ...]) -> None:
+def test_every_pixel_is_reached_and_each_sample_has_its_own_windows(norm: Any, shape: tuple[int, ...]) -> None:
     images, seen = torch.zeros(2, *shape), []
 
     def objective(noisy: Tensor, rows: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def test_l2_noise_stays_on_the_sphere_and_linf_noise_at_the_corners(shape: tuple
 
 
 @pytest.mark.parametrize("norm", NORMS)
-def test_energy_lost_by_clipping_is_given_back(norm: Any) -> None:
+def test_energy_removed_by_clipping_is_added_again(norm: Any) -> None:
     images = torch.zeros(1, 1, 6, 6)
     result = Square(norm=norm, queries=800, clip_range=(0.0, 1.0))(lambda n, rows: n.flatten(1).sum(1), images, 0.8)
     noise = result.noisy - images

@@ -1,4 +1,4 @@
-"""The worst of several attacks: who wins by the metric, whose work is saved, what it needs of the objective."""
+"""The worst of several attacks: selection by the metric, skipped samples, requirements on the objective."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ from monai_amat.losses.base import PerSampleLoss
 
 @dataclass(frozen=True)
 class Shift:
-    """An attack that adds to sample i the number `by[seed of i]`, and notes what it was given."""
+    """An attack that adds to sample i the number `by[seed of i]`, and records its arguments."""
 
     by: tuple[float, ...]
     calls: list[list[int]]
@@ -73,7 +73,7 @@ def objective(target: Tensor) -> BatchObjective:
     return BatchObjective(network=nn.Identity(), loss=Distance(), target=target)
 
 
-def test_the_worst_metric_wins_sample_by_sample_whatever_the_loss() -> None:
+def test_the_worst_metric_wins_per_sample_for_any_loss() -> None:
     first, second = Shift((1.0, 4.0, -7.0, 0.0), []), Shift((2.0, 3.0, 1.0, 0.0), [])
     suite = WorstOf(attacks={"first": first, "second": Member(second, Distance(100.0))}, metric=remaining)
     result = suite(objective(torch.zeros(4)), torch.zeros(4, 1), 9.0, seeds=[0, 1, 2, 3])
@@ -93,7 +93,7 @@ def test_lower_may_be_worse() -> None:
     assert result.noisy.item() == 1.0
 
 
-def test_where_the_metric_says_nothing_the_loss_decides() -> None:
+def test_the_loss_decides_if_the_metrics_are_equal_or_unknown() -> None:
     attacks = {"first": Shift((1.0, -20.0, 15.0), []), "second": Shift((-2.0, 12.0, 18.0), [])}
     target = torch.tensor([math.nan, 0.0, 0.0])
     result = WorstOf(attacks=attacks, metric=remaining)(objective(target), torch.zeros(3, 1), 99.0)
@@ -195,9 +195,9 @@ def test_what_it_refuses() -> None:
         WorstOf(attacks={"a": "pgd"})  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="give metric="):
         WorstOf(attacks={"a": pgd}, done_at=0.0)
-    with pytest.raises(TypeError, match=r"function; use monai_amat\.engines\.BatchObjective"):
+    with pytest.raises(TypeError, match=r"got function; use monai_amat\.engines\.BatchObjective"):
         WorstOf(attacks={"a": Member(pgd, Distance())})(lambda noisy, rows: noisy.sum(1), torch.zeros(1, 2), 1.0)
-    with pytest.raises(ValueError, match="one figure per sample"):
+    with pytest.raises(ValueError, match="the metric of WorstOf must hold one value per sample"):
         WorstOf(attacks={"a": pgd}, metric=lambda pred, target: pred.sum())(
             objective(torch.zeros(2)), torch.zeros(2, 1), 1.0
         )

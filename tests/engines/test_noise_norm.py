@@ -54,8 +54,11 @@ def test_noise_is_measured_in_the_norm_of_the_attack(attack: Attack) -> None:
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (Nameless(), "Nameless is not an attack: norm is missing, expected a monai_amat.attacks.Norm; add"),
-        (lambda *args, **kwargs: None, "function is not an attack: norm is missing"),
+        (Nameless(), "norm of the attack Nameless must be a monai_amat.attacks.Norm, got no such property; add"),
+        (
+            lambda *args, **kwargs: None,
+            "norm of the attack function must be a monai_amat.attacks.Norm, got no such property",
+        ),
         (ProjectedGradientDescent, "attack must be a callable object, got the class ProjectedGradientDescent"),
         (None, "attack must be a callable object, got NoneType"),
     ],

@@ -173,6 +173,8 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_run(tmp_path: Pa
 def test_a_loss_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     data = loader()
     data[1]["image"][2] = float("inf")
-    with pytest.raises(ValueError, match=r"clean loss 'total' is not finite for samples \[6\]"):
+    with pytest.raises(
+        ValueError, match=r"clean losses must be finite, got NaN or infinity in 'total' for samples \[6\]"
+    ):
         fit(ThresholdHandler(LOSS, tmp_path / "xi.json"), Deep(), data=data)
     assert not (tmp_path / "xi.json").exists()

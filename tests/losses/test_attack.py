@@ -1,4 +1,4 @@
-"""Attack losses: their formulas worked out apart, softmax and sigmoid, what they do on saturated and on lost pixels."""
+"""Attack losses: their formulas by hand, softmax and sigmoid, saturated logits and wrong pixels."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_classifiers_and_half_precision(make: Any) -> None:
 
 
 @every_loss
-def test_a_sample_stands_alone_and_extreme_logits_stay_finite(make: Any) -> None:
+def test_samples_are_independent_and_extreme_logits_stay_finite(make: Any) -> None:
     logits = torch.randn(3, 3, 4, 4, generator=torch.Generator().manual_seed(3))
     logits[1] *= 1e6
     logits[2] = 0.0
@@ -135,14 +135,14 @@ def gradient(loss: PixelLoss, logits: Tensor, labels: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["masked", "masked balanced", "spherical"])
-def test_lost_pixels_have_no_gradient_under_a_mask(name: str) -> None:
+def test_wrong_pixels_have_no_gradient_under_a_mask(name: str) -> None:
     logits = torch.tensor([[[[3.0, 3.0]], [[1.0, 4.0]], [[0.0, 0.0]]]])  # right, wrong
     slope = gradient(SETTINGS[name](), logits, torch.zeros(1, 1, 1, 2, dtype=torch.int64))
     assert slope[..., 0].abs().sum() > 0
     assert slope[..., 1].abs().sum() == 0
 
 
-def test_bounded_losses_leave_lost_pixels_alone_and_cross_entropy_does_not() -> None:
+def test_bounded_losses_have_no_gradient_on_wrong_pixels_but_cross_entropy_has() -> None:
     logits, labels = torch.tensor([[-9.0, 9.0]]), torch.tensor([0])
     assert gradient(AttackCrossEntropy(), logits, labels).norm() > 1
     for loss in (JensenShannon(), CosPGDLoss()):
@@ -150,7 +150,7 @@ def test_bounded_losses_leave_lost_pixels_alone_and_cross_entropy_does_not() -> 
 
 
 @pytest.mark.parametrize("activation", ["softmax", "sigmoid"])
-def test_the_spherical_loss_sees_through_saturated_logits(activation: Any) -> None:
+def test_the_spherical_loss_has_a_gradient_at_saturated_logits(activation: Any) -> None:
     logits = torch.randn(1, 3, 6, generator=torch.Generator().manual_seed(5))
     labels = logits.argmax(1, keepdim=True) if activation == "softmax" else (logits > 0).float()
     spherical = SphericalLoss(activation=activation)
@@ -166,7 +166,7 @@ def test_classes_of_a_sample_weigh_the_same() -> None:
     assert weights[0, :4].sum().item() == pytest.approx(weights[0, 4:].sum().item())
 
 
-def test_segpgd_moves_from_right_pixels_to_half_and_half() -> None:
+def test_segpgd_moves_its_weight_from_correct_to_all_pixels() -> None:
     logits, labels = torch.tensor([[[3.0, 3.0], [1.0, 4.0]]]), torch.tensor([[[0, 0]]])
     right, wrong = (-torch.log_softmax(logits[..., i], 1)[0, 0].item() for i in (0, 1))
     for progress in (0.0, 0.5, 1.0):
@@ -175,15 +175,15 @@ def test_segpgd_moves_from_right_pixels_to_half_and_half() -> None:
         assert SegPGDLoss().at(progress)(logits, labels).item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_what_does_not_fit_is_refused() -> None:
+def test_shapes_and_labels_that_do_not_match_are_refused() -> None:
     loss = AttackCrossEntropy()
     with pytest.raises(ValueError, match=r"labels must lie in 0\.\.1, got 0\.\.2"):
         loss(torch.zeros(1, 2, 3), torch.tensor([[[0, 1, 2]]]))
     with pytest.raises(ValueError, match=r"label map .*logits \(2, 3, 4\), truth \(2, 1, 5\)"):
         loss(torch.zeros(2, 3, 4), torch.zeros(2, 1, 5))
-    with pytest.raises(ValueError, match="at least 2 channels; use activation='sigmoid'"):
+    with pytest.raises(ValueError, match=r"at least 2 channels, got .*; use activation='sigmoid'"):
         loss(torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
-    with pytest.raises(ValueError, match="shape of the logits with sigmoid"):
+    with pytest.raises(ValueError, match="with sigmoid, truth must have the shape of the logits, got"):
         AttackCrossEntropy(activation="sigmoid")(torch.zeros(2, 3, 4), torch.zeros(2, 1, 4))
     with pytest.raises(ValueError, match="activation must be one of"):
         AttackCrossEntropy(activation="relu")  # type: ignore[arg-type]
@@ -191,5 +191,5 @@ def test_what_does_not_fit_is_refused() -> None:
         SegPGDLoss(progress=1.5)
     with pytest.raises(ValueError, match="at least 3 classes, got 2"):
         MarginRatio()(torch.zeros(1, 2), torch.zeros(1))
-    with pytest.raises(ValueError, match="at least 3 classes, got activation='sigmoid'"):
+    with pytest.raises(ValueError, match="needs activation='softmax', got activation='sigmoid'"):
         MarginRatio(activation="sigmoid")

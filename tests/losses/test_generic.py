@@ -130,16 +130,19 @@ def test_the_loss_moves_with_its_wrapper() -> None:
         (lambda: monai_losses.DiceLoss(softmax=True, batch=True), r"DiceLoss\(batch=True\) pools the batch"),
         (lambda: monai_losses.TverskyLoss(softmax=True, batch=True), r"TverskyLoss\(batch=True\)"),
         (lambda: monai_losses.GeneralizedDiceLoss(softmax=True, batch=True), r"GeneralizedDiceLoss\(batch=True\)"),
-        (lambda: monai_losses.DiceCELoss(softmax=True, batch=True), r"DiceCELoss means.*DiceLoss\(batch=True\)"),
+        (
+            lambda: monai_losses.DiceCELoss(softmax=True, batch=True),
+            r"DiceCELoss has another meaning.*DiceLoss\(batch=True\)",
+        ),
         (lambda: nn.CrossEntropyLoss(weight=torch.ones(3)), "class weights of CrossEntropyLoss"),
         (lambda: nn.NLLLoss(weight=torch.ones(3)), "class weights of NLLLoss"),
         (lambda: monai_losses.DiceCELoss(weight=torch.ones(3)), "class weights of CrossEntropyLoss"),
-        (lambda: nn.CrossEntropyLoss(ignore_index=0), "NaN for a sample that holds nothing but ignore_index=0"),
+        (lambda: nn.CrossEntropyLoss(ignore_index=0), "NaN for a sample in which every label is ignore_index=0"),
         (lambda: nn.MSELoss(reduction="sum"), r"MSELoss\(reduction='sum'\)"),
         (lambda: monai_losses.BarlowTwinsLoss(), "BarlowTwinsLoss compares the samples"),
         (
             lambda: monai_losses.DeepSupervisionLoss(monai_losses.DiceLoss(softmax=True, batch=True)),
-            r"DeepSupervisionLoss means.*DiceLoss\(batch=True\)",
+            r"DeepSupervisionLoss has another meaning.*DiceLoss\(batch=True\)",
         ),
     ],
 )
@@ -160,7 +163,7 @@ def test_warns_where_the_meaning_changes(loss: Any, message: str) -> None:
         functional.mse_loss,
     ],
 )
-def test_is_silent_where_it_does_not(loss: Any) -> None:
+def test_does_not_warn_if_the_meaning_is_the_same(loss: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         PerSample(loss)
@@ -170,7 +173,7 @@ def test_is_silent_where_it_does_not(loss: Any) -> None:
     "loss",
     [monai_losses.DiceLoss(softmax=True, weight=[1.0, 2.0, 3.0]), monai_losses.FocalLoss(weight=[1.0, 2.0, 3.0])],
 )
-def test_silence_is_earned_the_mean_over_samples_is_the_batch_loss(loss: Any) -> None:
+def test_without_a_warning_the_mean_over_samples_is_the_batch_loss(loss: Any) -> None:
     logits, labels = make()
     target = one_hot(labels, 3)
     torch.testing.assert_close(PerSample(loss)(logits, target).mean(), loss(logits, target))
@@ -189,12 +192,12 @@ def test_batch_dice_really_differs() -> None:
     ("loss", "message"),
     [
         (DiceCELoss(), "use it directly"),
-        (nn.MSELoss, r"pass MSELoss\(\.\.\.\)"),
-        ("dice", "callable.*str"),
+        (nn.MSELoss, r"got the class MSELoss; pass MSELoss\(\.\.\.\)$"),
+        ("dice", "callable.*, got str$"),
         (None, "callable.*NoneType"),
     ],
 )
-def test_what_is_no_loss(loss: Any, message: str) -> None:
+def test_objects_that_are_not_losses_are_refused(loss: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         PerSample(loss)
 

@@ -1,4 +1,4 @@
-"""Rules: Algorithm 1 by hand, bounds for any input, what each variant asks of the training."""
+"""Rules: Algorithm 1 by hand, bounds for any input, what each variant needs from the training."""
 
 from __future__ import annotations
 
@@ -69,14 +69,14 @@ def test_lines_10_and_12_by_hand() -> None:
     assert PaperRule(step=2.5, min_margin=2.25)(margin, accepted, noise_norm).tolist() == [5.5, 3.0, 2.25]
 
 
-def test_the_boundary_rule_has_its_floor_at_the_step_unless_told() -> None:
+def test_the_floor_of_the_boundary_rule_is_the_step_by_default() -> None:
     margin, accepted, noise_norm = torch.tensor([3.0]), torch.tensor([False]), torch.tensor([0.0])
     assert BoundaryRule(step=2.0)(margin, accepted, noise_norm).tolist() == [2.0]
     assert BoundaryRule(step=2.0, floor=0.5)(margin, accepted, noise_norm).tolist() == [1.5]
     assert BoundaryRule(step=2.0, floor=0.0)(torch.tensor([0.5]), accepted, noise_norm).tolist() == [0.25]
 
 
-def test_what_a_rule_asks_of_the_training() -> None:
+def test_what_a_rule_needs_from_the_training() -> None:
     assert [(rule.judges_path, rule.by_epoch) for rule in (PaperRule, PathRule, BoundaryRule)] == [
         (False, False),
         (True, True),

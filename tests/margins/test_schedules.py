@@ -90,8 +90,8 @@ def test_uniform_radii_are_drawn_anew_every_epoch_and_again_when_resumed() -> No
 
 
 @pytest.mark.parametrize("schedule", [UniformRadius(0.0, 1.0), LinearRadius(0.0, 1.0)])
-def test_a_schedule_without_a_trainer_says_what_to_do(schedule: RadiusSchedule) -> None:
-    with pytest.raises(RuntimeError, match=rf"{type(schedule).__name__} follows .* attach\(trainer\)"):
+def test_a_schedule_needs_a_trainer(schedule: RadiusSchedule) -> None:
+    with pytest.raises(RuntimeError, match=rf"{type(schedule).__name__} must be attached .* attach\(trainer\)"):
         schedule[torch.arange(2)]
 
 

@@ -1,4 +1,4 @@
-"""Statistics of the clean losses against numpy, and Huber's pair against a slow solution of its two equations."""
+"""Statistics of the clean losses against numpy, and Huber's estimates against a slow solution of its two equations."""
 
 from __future__ import annotations
 
@@ -70,13 +70,13 @@ def test_huber_solves_its_two_equations(case: str) -> None:
 
 
 def test_on_normal_losses_huber_is_mean_and_std() -> None:
-    """Section 2.2 takes the losses as normal: k scales must then mean k standard deviations."""
+    """Section 2.2 assumes normal losses, for which k scales must be k standard deviations."""
     values = np.random.default_rng(5).normal(7.0, 3.0, 200_000)
     assert Huber(k=0.0)(values) == pytest.approx(7.0, abs=0.03)
     assert Huber(k=2.0)(values) == pytest.approx(13.0, abs=0.06)
 
 
-def test_huber_is_hardly_moved_by_wild_losses_where_the_mean_is() -> None:
+def test_huber_is_robust_to_outliers_unlike_the_mean() -> None:
     tame = np.random.default_rng(6).normal(1.0, 0.1, 100)
     wild = np.concatenate([tame, np.full(5, 1e6)])
     assert abs(Huber()(wild) - Huber()(tame)) < 0.1
@@ -93,14 +93,14 @@ def test_huber_follows_a_change_of_units(values: NDArray[np.float64], scale: flo
     assert Huber()(values * scale + shift) == pytest.approx(Huber()(values) * scale + shift, rel=1e-9, abs=tolerance)
 
 
-def test_losses_all_alike_are_their_own_threshold() -> None:
+def test_the_threshold_of_equal_losses_is_their_value() -> None:
     assert Huber()(np.full(5, 2.5)) == 2.5
     assert Huber()(np.array([2.5])) == 2.5
 
 
 @given(majority=st.integers(5, 8), others=st.lists(st.floats(4, 9), min_size=3, max_size=5))
-def test_where_most_losses_are_alike_the_equations_still_hold(majority: int, others: list[float]) -> None:
-    """As on slices without foreground. An estimate that collapses onto them would accept no clean sample at all."""
+def test_the_equations_hold_if_most_losses_are_equal(majority: int, others: list[float]) -> None:
+    """As for slices without foreground. A threshold equal to their loss would accept no clean sample at all."""
     values = np.array([1.0] * majority + others)
     location = Huber(k=0.0)(values)
     scale = Huber(k=1.0)(values) - location

@@ -1,4 +1,4 @@
-"""Thresholds: fitted, saved, loaded, refused; and the running ones against a naive computation."""
+"""Thresholds: fitted, saved, loaded, refused; and running thresholds against a naive computation."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOSSES = {"a": torch.tensor([1.0, 2.0, 3.0, 6.0]), "b": torch.tensor([0.5, 0.25,
 # Fitted
 
 
-def test_fit_is_one_statistic_a_term_with_its_provenance() -> None:
+def test_fit_is_one_statistic_per_term_with_its_provenance() -> None:
     """a < 3 for the first two, b < 0.5 for the second only: one of four clean samples passes both."""
     with pytest.warns(UserWarning, match="25%"):
         thresholds = Thresholds.fit(LOSSES, provenance={"checkpoint": "abc"})
@@ -39,7 +39,7 @@ def test_fit_is_one_statistic_a_term_with_its_provenance() -> None:
 
 @pytest.mark.parametrize("statistic", [None, MeanStd(1.0), Huber(0.5)], ids=repr)
 def test_any_statistic_of_the_losses_as_they_are(statistic: Any) -> None:
-    """In double precision, whatever the losses come in."""
+    """In double precision, for losses of any precision."""
     losses = torch.linspace(0, 1, 50).square()
     for given_losses in (losses, losses.clone().requires_grad_(), losses.double()):
         thresholds = Thresholds.fit({"total": given_losses}, statistic)
@@ -48,7 +48,7 @@ def test_any_statistic_of_the_losses_as_they_are(statistic: Any) -> None:
 
 
 def spread_so_that(share: float) -> torch.Tensor:
-    """A hundred losses of which just this share lies below their mean."""
+    """A hundred losses; exactly this share lies below their mean."""
     below = round(share * 100)
     return torch.cat([torch.full((below,), -1.0), torch.full((100 - below,), below / (100 - below))])
 
@@ -123,7 +123,7 @@ def test_what_cannot_be_saved_leaves_the_old_file(tmp_path: Path) -> None:
     assert Thresholds.load(path).values == {"total": 1.0}
 
 
-def test_a_missing_file_says_what_to_do(tmp_path: Path) -> None:
+def test_the_message_on_a_missing_file_contains_the_remedy(tmp_path: Path) -> None:
     for missing in (tmp_path / "nothing.json", tmp_path):
         with pytest.raises(FileNotFoundError, match=r"calibrate\.json") as caught:
             Thresholds.load(missing)
@@ -156,14 +156,14 @@ GOOD = '{"format": 1, "provenance": {}, "thresholds": {"total": 1.5}}'
         GOOD.replace('"format": 1', '"format": 2'),
     ],
 )
-def test_a_file_that_is_no_thresholds_file_is_named(text: str, tmp_path: Path) -> None:
+def test_the_message_on_another_file_contains_its_name(text: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_text(text)
     with pytest.raises(ValueError, match=r"bad\.json"):
         Thresholds.load(path)
 
 
-def test_bytes_that_are_no_text_are_named(tmp_path: Path) -> None:
+def test_the_message_on_a_binary_file_contains_its_name(tmp_path: Path) -> None:
     path = tmp_path / "bad.json"
     path.write_bytes(b"\xff\xfe\x00\x80")
     with pytest.raises(ValueError, match=r"bad\.json"):
@@ -226,7 +226,7 @@ def test_losses_that_are_not_finite_are_left_out() -> None:
     assert running.values == clean.values
     for useless in ({"total": torch.tensor([math.nan])}, {"total": torch.zeros(0)}, {}):
         running.update(useless)
-        assert running.steps == 1, "a step without a loss is no step of the warm-up"
+        assert running.steps == 1, "a step without a loss does not count as a step of the warm-up"
     assert running.values == clean.values
     assert not running.ready
 
