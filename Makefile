@@ -26,7 +26,7 @@ help:
 	@echo 'make clean                   remove caches and builds (runs/ and .venv stay); make distclean: .venv too'
 	@echo 'PYTHON=python3.12            chooses the interpreter for a new .venv (3.11 to 3.13)'
 
-# --- the environment: .venv, without the test tools until something asks for them ---
+# --- the environment: .venv, without the test tools until a target needs them ---
 
 .venv/pyvenv.cfg:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(0 if (3, 11) <= v < (3, 14) else "monai_amat needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is %d.%d: name another one, for example make PYTHON=python3.12 $(MAKECMDGOALS)" % v)'
@@ -54,7 +54,7 @@ quickstart: $(RUNTIME)
 bundles: $(RUNTIME)
 	$(BIN)/python -m monai_amat bundles bundles
 
-# One thread a worker: two workers with a thread pool each would fight over two cores.
+# One thread per worker: two workers with a thread pool each would fight over two cores.
 PYTEST := OMP_NUM_THREADS=1 MPLBACKEND=Agg $(BIN)/python -m pytest
 
 test: lint unit

@@ -1,10 +1,10 @@
 """What makes the attack loop faster on a CPU: one change at a time against a base, by the sample.
 
 The base is one forward and input gradient of the nnU-Net in single precision, contiguous memory, one thread, batch 16.
-A change that is faster but gives another gradient may be no gain: beside the time stand the smallest cosine between a
-sample's gradient and the base's, and the mean loss that PGD-10 reaches with it, told in single precision. The network
-has seen its batch before, and has all its heads, as in training; --evaluation gives it the last alone. At the end, the
-same work by two processes of one thread each and by one process of two.
+A change that is faster but gives another gradient is not always better: the table also has the smallest cosine between
+a sample's gradient and the base's, and the mean loss that PGD-10 reaches with it, computed in single precision. The
+network is first trained on its batch, and has all its heads, as in training; --evaluation keeps only the last. At the
+end, the same work by two processes of one thread each and by one process of two.
 """
 
 from __future__ import annotations
@@ -69,11 +69,11 @@ def variants(base: Variant, batches: Sequence[int], changes: Sequence[str]) -> l
 
 
 def obstacle(variant: Variant) -> str | None:
-    """Why it cannot run, or would tell nothing, here."""
+    """Why the variant cannot run, or would show nothing, on this machine."""
     if variant.bfloat16 and not any(_capable(name) for name in ("avx512_bf16", "amx_bf16")):
         return "the processor has neither avx512_bf16 nor amx_bf16"
     if variant.compiled and shutil.which(os.environ.get("CXX", "g++")) is None:
-        return "torch.compile needs a C++ compiler, and there is no g++ (or CXX)"
+        return "torch.compile needs a C++ compiler, and neither g++ nor CXX was found"
     if variant.threads > (os.cpu_count() or 1):
         return f"there are {os.cpu_count()} cores"
     return None
@@ -114,10 +114,10 @@ def gradient_of(losses: Callable[[Tensor], Tensor], images: Tensor) -> Callable[
 
 def compare(base: Variant, variant: Variant, width: int, options: Any) -> dict[str, Any]:
     """One variant against the base at one width."""
-    told = {"width": width, "variant": variant.name, **asdict(variant)}
+    described = {"width": width, "variant": variant.name, **asdict(variant)}
     why = obstacle(variant)
     if why is not None:
-        return {**told, "left_out": why}
+        return {**described, "left_out": why}
     most = max(base.batch, variant.batch)
     with ExitStack() as stack:
         losses, calls = {}, {}
@@ -142,8 +142,8 @@ def compare(base: Variant, variant: Variant, width: int, options: Any) -> dict[s
         "changed": [value / variant.batch for value in seconds[variant.name]],
     }
     return {
-        **told,
-        "seconds_a_sample": {name: spread(values) for name, values in by_sample.items()},
+        **described,
+        "seconds_per_sample": {name: spread(values) for name, values in by_sample.items()},
         "ratio": ratios(by_sample, "changed", "base"),
         "cosine": float(F.cosine_similarity(first.double(), second.double(), dim=1).min()),
         "loss_reached": {"base": reached["base"], "changed": reached[variant.name]},
@@ -172,14 +172,14 @@ def compare_processes(width: int, base: Variant, options: Any) -> dict[str, Any]
     return {
         "width": width,
         "variant": "two processes of one thread, against one of two threads",
-        "seconds_a_sample": {name: spread(values) for name, values in by_sample.items()},
+        "seconds_per_sample": {name: spread(values) for name, values in by_sample.items()},
         "ratio": ratios(by_sample, "changed", "base"),
     }
 
 
 @contextmanager
 def _worker(width: int, variant: Variant, options: Any) -> Iterator[Connection]:
-    """A process that computes as many gradients as it is told."""
+    """A process that computes the number of gradients sent to it."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_serve, args=(theirs, width, variant, options), daemon=True)
@@ -256,11 +256,11 @@ def _line(row: dict[str, Any]) -> dict[str, object]:
     line: dict[str, object] = {"width": row["width"], "change": row["variant"]}
     if "left_out" in row:
         columns = ("÷ base", "smallest cosine to the base's gradient", "loss reached, changed / base")
-        return {**line, "ms a sample": row["left_out"], **dict.fromkeys(columns, "–")}
+        return {**line, "ms per sample": row["left_out"], **dict.fromkeys(columns, "–")}
     reached = row.get("loss_reached")
     return {
         **line,
-        "ms a sample": row["seconds_a_sample"]["changed"].text(2, 1e3),
+        "ms per sample": row["seconds_per_sample"]["changed"].text(2, 1e3),
         "÷ base": row["ratio"].text(),
         "smallest cosine to the base's gradient": f"{row['cosine']:.5f}" if "cosine" in row else "–",
         "loss reached, changed / base": f"{reached['changed']:.4f} / {reached['base']:.4f}" if reached else "–",

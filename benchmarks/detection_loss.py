@@ -1,4 +1,4 @@
-"""What it costs a detector to have one loss an image: against ultralytics' criterion, and in an attack.
+"""What it costs a detector to have one loss per image: against ultralytics' criterion, and in an attack.
 
 The loss of each image is compared with the package's criterion on the whole batch, both with the gradient with respect
 to the network's outputs. The attack is compared with a loop that only takes as many gradients of that per-image loss
@@ -51,7 +51,7 @@ def detection(size: str, pixels: int, batch: int, objects: int, seed: int, devic
         size: of YOLOv5.
         pixels: side of the images.
         batch: number of images.
-        objects: boxes an image.
+        objects: boxes per image.
         seed: decides weights, images and boxes.
         device: where to put them.
     """

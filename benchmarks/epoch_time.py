@@ -61,7 +61,7 @@ def train(arm: Arm, bundle: Bundle, options: Any, values: dict[str, Any], folder
     parsed = {key: DefaultParseValue(value) if isinstance(value, str) else value for key, value in given.items()}
     workflow = ConfigWorkflow(files, logging_file=False, **parsed)
     workflow.initialize()
-    trainer = workflow.parser.get_parsed_content("train#trainer")
+    trainer = workflow.parser.get_parsed_content("train::trainer")
     device = workflow.parser.get_parsed_content("device")
     clock: dict[str, Any] = {"seconds": [], "started": 0.0, "flop": 0}
     counter = FlopCounterMode(display=False)
@@ -95,7 +95,7 @@ def train(arm: Arm, bundle: Bundle, options: Any, values: dict[str, Any], folder
         "amp": amp,
         "device": str(device),
         "seconds": seconds,
-        "flop_of_a_step": clock["flop"],
+        "flop_per_step": clock["flop"],
         "share_of_matmul": rate / matmul_rate(device, amp),
     }
 
@@ -126,10 +126,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         {
             "arm": row["arm"],
             "batch": row["batch"],
-            "steps an epoch": row["steps"],
-            "seconds an epoch": row["seconds"].text(1),
+            "steps per epoch": row["steps"],
+            "seconds per epoch": row["seconds"].text(1),
             f"÷ {results[0]['arm']}": f"{row['seconds'].median / base:.1f}",
-            "GFLOP a step": f"{row['flop_of_a_step'] / 1e9:.1f}",
+            "GFLOP per step": f"{row['flop_per_step'] / 1e9:.1f}",
             "share of a matrix product's rate": f"{row['share_of_matmul']:.1%}",
         }
         for row in results

@@ -92,9 +92,9 @@ def publish(
 
     settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(options).items()}
     del settings["output"]
-    told = environment(device or torch.device("cpu"))
-    told["versions"] |= {package: metadata.version(package) for package in packages}
-    told["machine"] |= {
+    described = environment(device or torch.device("cpu"))
+    described["versions"] |= {package: metadata.version(package) for package in packages}
+    described["machine"] |= {
         "threads": torch.get_num_threads(),
         # Of the last minute, this benchmark included: how busy the machine was.
         "load": round(os.getloadavg()[0], 2),
@@ -103,7 +103,7 @@ def publish(
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "settings": settings,
-        **told,
+        **described,
         "results": results,
     }
     text = json.dumps(content, indent=2, default=dataclasses.asdict)

@@ -74,7 +74,7 @@ def interleave(
         device: where the work is done; a GPU is waited for before the clock is read.
 
     Returns:
-        seconds a round, by name.
+        seconds per round, by name.
 
     Raises:
         ValueError: for fewer than one round.

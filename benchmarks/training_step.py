@@ -1,4 +1,4 @@
-"""A training step of AMAT against one of SAT, epoch by epoch: seconds, gradients and forwards a visit.
+"""A training step of AMAT against one of SAT, epoch by epoch: seconds, gradients and forwards per visit.
 
 The hippocampus bundle's own configuration (train.json, small.json over it) makes three trainers: SAT, AMAT by the
 paper's rule and AMAT at the boundary, from the same weights, over the same batches. The thresholds are fitted on a
@@ -8,7 +8,7 @@ step each in turn; loading is not timed.
 A boundary step takes fewer gradients where samples are rejected on the way, and more forwards, for verdicts. So beside
 the seconds stand both, the share of samples rejected on their clean image already, before any noise, and the gradients
 spent on those and on the others: the overlay's `floor` is Δ, so that such a sample gets plain noise of that size, in
-full steps. A step that is cheap because the network is bad is no merit.
+full steps. A step that is cheap because the network is bad has no merit.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ class SteppedTrainer:
     def __init__(self, parser: ConfigParser) -> None:
         # In this order: the seed is set before the weights are drawn.
         parser.get_parsed_content("initialize")
-        self.trainer = parser.get_parsed_content("train#trainer")
-        self.prepare_batch = parser.get_parsed_content("train#prepare_batch")
+        self.trainer = parser.get_parsed_content("train::trainer")
+        self.prepare_batch = parser.get_parsed_content("train::prepare_batch")
         self.margin_handler = parser.get_parsed_content("margin_handler") if "margin_handler" in parser else None
         self.visits: list[Visits] = []
         self.trainer.add_event_handler(Events.ITERATION_STARTED, lambda engine: engine.interrupt())
@@ -79,7 +79,7 @@ class Visits:
 
     Args:
         gradients: `(B,)` gradient evaluations that the attack reports.
-        clean_accepted: `(B,)` whether the clean image is accepted; None where nobody judges.
+        clean_accepted: `(B,)` whether the clean image is accepted; None where no threshold judges it.
     """
 
     gradients: Tensor
@@ -109,10 +109,10 @@ def fit_thresholds(folder: Path, dataset_dir: Path, values: dict[str, Any]) -> s
     """Train plainly, fit ξ, and return the file."""
     parser = configuration(folder, dataset_dir, [], values)
     parser.get_parsed_content("initialize")
-    parser.get_parsed_content("train#trainer").run()
+    parser.get_parsed_content("train::trainer").run()
     parser = configuration(folder, dataset_dir, ["calibrate"], values)
     parser.get_parsed_content("initialize")
-    parser.get_parsed_content("calibrate#evaluator").run()
+    parser.get_parsed_content("calibrate::evaluator").run()
     return str(parser.get_parsed_content("thresholds_file"))
 
 
@@ -133,7 +133,7 @@ def make_arms(options: Any, folder: Path) -> dict[str, SteppedTrainer]:
 
 
 def run_epoch(epoch: int, arms: dict[str, SteppedTrainer], rounds: int) -> list[dict[str, Any]]:
-    """One epoch of all arms in turn; a row an arm."""
+    """One epoch of all arms in turn; one row per arm."""
 
     def fetch() -> None:
         for arm in arms.values():
@@ -153,10 +153,10 @@ def run_epoch(epoch: int, arms: dict[str, SteppedTrainer], rounds: int) -> list[
             "seconds": spread(seconds[name]),
             "ratio": ratios(seconds, name, first),
             "visits": len(gradients),
-            "gradients_a_visit": float(gradients.mean()),
-            # The training step itself takes two of each a visit: x and x̃.
-            "forwards_a_visit": counts[name].samples / len(gradients) - 2,
-            "backwards_a_visit": counts[name].gradient_samples / len(gradients) - 2,
+            "gradients_per_visit": float(gradients.mean()),
+            # The training step itself takes two of each per visit: x and x̃.
+            "forwards_per_visit": counts[name].samples / len(gradients) - 2,
+            "backwards_per_visit": counts[name].gradient_samples / len(gradients) - 2,
         }
         if arm.margin_handler is not None:
             accepted = torch.cat([visit.clean_accepted for visit in visits if visit.clean_accepted is not None])
@@ -177,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--volumes", type=int, default=25, help="of the phantom (%(default)s)")
     parser.add_argument("--std_epochs", type=int, default=4, help="plain training before ξ is fitted (%(default)s)")
     parser.add_argument("--epochs", type=int, default=12, help="of each arm (%(default)s)")
-    parser.add_argument("--iterations", type=int, default=16, help="steps an epoch (%(default)s)")
+    parser.add_argument("--iterations", type=int, default=16, help="steps per epoch (%(default)s)")
     options = parse(parser, arguments, {"volumes": 15, "std_epochs": 1, "epochs": 2, "iterations": 2})
     with tempfile.TemporaryDirectory() as folder, quiet():
         arms = make_arms(options, Path(folder))
@@ -188,10 +188,10 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         {
             "epoch": row["epoch"],
             "arm": row["arm"],
-            "seconds a step": row["seconds"].text(),
+            "seconds per step": row["seconds"].text(),
             "÷ SAT's": row["ratio"].text(),
-            "gradients a visit": f"{row['gradients_a_visit']:.2f}",
-            "forwards a visit": f"{row['forwards_a_visit']:.2f}",
+            "gradients per visit": f"{row['gradients_per_visit']:.2f}",
+            "forwards per visit": f"{row['forwards_per_visit']:.2f}",
             "rejected before any noise": _text(row.get("rejected_before_noise"), ".0%"),
             "gradients of these / of others": " / ".join(
                 _text(row.get(name), ".2f") for name in ("gradients_of_these", "gradients_of_others")

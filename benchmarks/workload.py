@@ -22,7 +22,7 @@ class Workload:
 
     Args:
         network: 2-D nnU-Net, in training mode: with its deep-supervision heads.
-        loss: Dice and cross-entropy, one value a sample.
+        loss: Dice and cross-entropy, one value per sample.
         images: `(B, 1, 56, 40)`, z-scored.
         labels: `(B, 1, 56, 40)` uint8, three classes.
     """

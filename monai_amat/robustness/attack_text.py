@@ -18,8 +18,8 @@ __all__ = ["attack_text", "loss_text"]
 
 def loss_text(loss: PerSampleLoss) -> str:
     """The loss by its name, with what it says of itself, as in `HeatmapOffsetLoss(heatmap=HeatmapBCE)`."""
-    told = loss.extra_repr()
-    return type(loss).__name__ + (f"({told})" if told else "")
+    settings = loss.extra_repr()
+    return type(loss).__name__ + (f"({settings})" if settings else "")
 
 
 def attack_text(attack: Attack) -> str:

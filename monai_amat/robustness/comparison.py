@@ -148,8 +148,8 @@ def _warn_of_unlike(attacked: Mapping[str, Mapping[str, Any]]) -> None:
     known = [(run, made) for run, made in attacked.items() if made]
     for run, made in known[1:]:
         first, expected = known[0]
-        if told := "; ".join(changes(expected, made)):
-            warnings.warn(f"{run} (here) was not attacked as {first} (there): {told}", stacklevel=3)
+        if differing := "; ".join(changes(expected, made)):
+            warnings.warn(f"{run} (here) was not attacked as {first} (there): {differing}", stacklevel=3)
 
 
 def _runs(results: Results) -> list[tuple[str, int | None, Source]]:

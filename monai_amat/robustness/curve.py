@@ -296,8 +296,8 @@ class RobustnessCurve:
         notes = [f"Attack: {attack_text(self.attack)}."]
         notes += reading_notes(rows, group_key=self.group_key, norm=norm, inferer=self.inferer)
         self.report.write(table, self.output_dir, notes=notes, rms=noise_rms(rows), norm=norm)
-        told = "\n".join([table_text(table), "", *notes])
-        logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, told)
+        text = "\n".join([table_text(table), "", *notes])
+        logger.info("robustness, %d samples: %s\n\n%s\n", len(ids), self.output_dir, text)
         return rows
 
 

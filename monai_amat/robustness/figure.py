@@ -18,7 +18,7 @@ from monai_amat.files import whole_file
 __all__ = ["PALETTE", "NoiseWindow", "magnification", "new_figure", "row_name", "save_figure", "show_grey"]
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's colours, told apart with any colour vision; yellow is left out, too faint for a line."""
+"""Okabe and Ito's colours, distinct for any colour vision; yellow is left out, too faint for a line."""
 
 # Metadata that would make the same figure another file on another day.
 _DATES: dict[str, tuple[str, ...]] = {"png": (), "pdf": ("CreationDate",), "svg": ("Date",)}
@@ -32,7 +32,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def row_name(arm: str) -> str:
-    r"""An arm's name beside a row of pictures, in lines that are no longer than a picture is high.
+    r"""An arm's name beside a row of pictures, in lines not longer than the picture's height.
 
     Example:
         >>> row_name("AMAT (delta=2.5, max_margin=12.5)")

@@ -1,4 +1,4 @@
-"""Percentile intervals by resampling groups of rows: slices of one volume are no independent evidence."""
+"""Percentile intervals by resampling groups of rows: slices of one volume are not independent."""
 
 from __future__ import annotations
 

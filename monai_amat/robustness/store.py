@@ -31,7 +31,7 @@ class RowStore:
         folder: output folder of the run; made if needed.
 
     Raises:
-        RuntimeError: on entry, when another process has the file open, or the file is no such store.
+        RuntimeError: on entry, when another process has the file open, or the file is not such a store.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -157,7 +157,7 @@ def read_rows(file: Path, *, text_columns: Sequence[str] = ()) -> pd.DataFrame:
         text_columns: columns that stay text in any case, such as case names that are whole numbers.
 
     Raises:
-        RuntimeError: for a file that is no such CSV.
+        RuntimeError: for a file that is not such a CSV file.
     """
     try:
         texts = pd.read_csv(file, dtype=str, keep_default_na=False)

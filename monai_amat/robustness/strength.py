@@ -46,12 +46,12 @@ class AttackStrength:
     A robustness figure is an upper bound: a better attack may do more damage. So the same samples are attacked by
     every probe, and the difference from the reference is taken sample by sample, with an interval over groups,
 
-    .. math:: d = M(\text{probe}) - M(\text{reference}) \quad\text{and}\quad
-              \overline{L}(\text{probe}) - \overline{L}(\text{reference}),
+    $$d = M(\text{probe}) - M(\text{reference}) \quad\text{and}\quad
+    \overline{L}(\text{probe}) - \overline{L}(\text{reference}),$$
 
-    M being the metric's headline figure and :math:`\overline{L}` the mean loss. The row `WORST` takes for each
+    M being the metric's headline figure and $\overline{L}$ the mean loss. The row `WORST` takes for each
     sample the lowest metric, and the highest loss, of all probes at the table's noise level: what an attacker reaches
-    who tries them all, and as close to the truth as these probes come.
+    that tries them all, and as close to the truth as these probes come.
 
     Each probe is a `RobustnessCurve` in a folder of its own, so that a run that was
     stopped goes on, probes may be added, and rows made under other settings are refused.
@@ -80,8 +80,9 @@ class AttackStrength:
 
     Raises:
         TypeError: when the loader's data set is not indexed.
-        ValueError: for a reference that is no probe or has a noise level of its own, a probe's name that is no folder's
-            name, no other probe to compare with, or noise levels that are not positive, finite and different.
+        ValueError: for a reference that is not among the probes or has a noise level of its own, a probe's name that
+            cannot name a folder, no other probe to compare with, or noise levels that are not positive, finite and
+            different.
     """
 
     def __init__(
@@ -159,17 +160,17 @@ class AttackStrength:
                 <monai_amat.robustness.RobustnessCurve.run>` does.
         """
         rows = {name: curve.run() for name, curve in self.curves.items()}
-        told = {name: self._summary(name) for name in self.curves}
+        summaries = {name: self._summary(name) for name in self.curves}
         own = {name: probe.noise_level for name, probe in self.probes.items() if probe.noise_level is not None}
         records = []
         for level in self.noise_levels:
             shared = {name: _at(frame, level) for name, frame in rows.items() if name not in own}
             shared[WORST] = worst_rows(list(shared.values()), self.metric)
-            records += self._records(level, shared, told, self.reference)
+            records += self._records(level, shared, summaries, self.reference)
         for name, level in own.items():
-            records += self._records(level, {name: _at(rows[name], level)}, told, None)
+            records += self._records(level, {name: _at(rows[name], level)}, summaries, None)
         table = pd.DataFrame(records)
-        self._write(table, told, self.check())
+        self._write(table, summaries, self.check())
         return table
 
     def check(self) -> dict[str, Any]:
@@ -216,13 +217,13 @@ class AttackStrength:
         return dict(json.loads(text))
 
     def _records(
-        self, level: float, frames: Mapping[str, pd.DataFrame], told: Mapping[str, Any], reference: str | None
+        self, level: float, frames: Mapping[str, pd.DataFrame], summaries: Mapping[str, Any], reference: str | None
     ) -> list[dict[str, Any]]:
         """The table's rows at one noise level."""
         first = next(iter(frames.values()))
         statistic = _paired(self.metric, frames, reference)
         intervals = bootstrap(first, statistic, group=self.group_key, **_BOOTSTRAP)
-        costs = {name: told[name]["levels"][f"{level:g}"] for name in frames if name != WORST}
+        costs = {name: summaries[name]["levels"][f"{level:g}"] for name in frames if name != WORST}
         records = []
         for name in frames:
             parts = [costs[name]] if name in costs else list(costs.values())
@@ -249,7 +250,7 @@ class AttackStrength:
             records.append(record)
         return records
 
-    def _write(self, table: pd.DataFrame, told: Mapping[str, dict[str, Any]], checks: Mapping[str, Any]) -> None:
+    def _write(self, table: pd.DataFrame, summaries: Mapping[str, dict[str, Any]], checks: Mapping[str, Any]) -> None:
         higher_is_better = self.metric.higher_is_better()
         lines = verdict(table, reference=self.reference, worst=WORST, higher_is_better=higher_is_better, checks=checks)
         special = ("attack", "attack_loss", "source")
@@ -262,10 +263,12 @@ class AttackStrength:
                 {key: None if isinstance(value, float) and math.isnan(value) else value for key, value in row.items()}
                 for row in table.to_dict("records")
             ],
-            "probes": {name: {key: told[name][key] for key in special if key in told[name]} for name in told},
+            "probes": {
+                name: {key: summaries[name][key] for key in special if key in summaries[name]} for name in summaries
+            },
             **{
                 key: value
-                for key, value in told[self.reference].items()
+                for key, value in summaries[self.reference].items()
                 if key not in (*special, "levels", "noise_levels", "seconds")
             },
             "seconds": float(table.loc[table["probe"] != WORST, "seconds"].sum()),

@@ -1,4 +1,4 @@
-"""The verdict on an attack: believable, understating, masked, or not to be told, from its table and its checks."""
+"""The verdict on an attack: believable, understating, masked, or undecided, from its table and its checks."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def judge(
     clean = table[table["noise_level"] == 0]
     base = None if clean.empty else dict(clean.iloc[0])
     gains: list[tuple[float, str]] = []
-    told = False
+    comparable = False
     for level, rows in table[table["noise_level"] > 0].groupby("noise_level"):
         named = {str(row["probe"]): row for row in rows.to_dict("records")}
         if reference not in named or worst not in named:
@@ -79,12 +79,12 @@ def judge(
         found += [f"{reason} at noise {level:g}" for reason in own.masked()]
         if (gain := own.understated()) is not None:
             gains.append((gain[0], f"{gain[1]} ({rows['metric'].iloc[0]} at noise {level:g}, {worst})"))
-        told |= own.told()
+        comparable |= own.comparable()
     if found:
         return Judgement(MASKED, tuple(found))
     if gains:
         return Judgement(f"{UNDERSTATES} {max(gains)[1]}")
-    if not told:
+    if not comparable:
         return Judgement(UNKNOWN, ("the figure is used up, or no probe changes it noticeably",))
     return Judgement(BELIEVABLE, ("no probe does noticeably more damage, and no sign of masked gradients was found",))
 
@@ -180,7 +180,7 @@ class _Level:
             return None
         return gain, f"{gain:.3f}" if math.isnan(low) else f"{gain:.3f} [{low:.3f}, {high:.3f}]"
 
-    def told(self) -> bool:
+    def comparable(self) -> bool:
         """Whether the attacks change the figure enough to compare them, and leave something of it."""
         if math.isnan(self.own["value"]):
             return False

@@ -59,8 +59,8 @@ def summarise(
     """The metric at every noise level, and averaged over them.
 
     Args:
-        frame: rows of `RobustnessCurve`; of several runs where a column `seed` tells
-            them apart.
+        frame: rows of `RobustnessCurve`; of several runs where a column `seed`
+            distinguishes them.
         metric: the metric the rows were made with.
         group_key: column to resample by, the volumes for example.
         samples: bootstrap resamples.

@@ -1,4 +1,4 @@
-"""A bundle for somebody's data set, from its folder to what to type next."""
+"""A bundle for a data set of your own: written from its folder, with the commands that come next."""
 
 from __future__ import annotations
 

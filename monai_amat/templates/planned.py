@@ -1,4 +1,4 @@
-"""Settings for a data set that nobody wrote a bundle for."""
+"""Settings for a data set without a bundle."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def planned_settings(
     if found.cases < 6:
         raise ValueError(
             f"{root / 'dataset.json'} lists {found.cases} cases; at least 6 are needed, so that one can be kept for "
-            "validation and two for the test."
+            "validation and two for the test"
         )
     outputs = len(found.labels)
     plan = given or make_plan(
@@ -63,13 +63,13 @@ def planned_settings(
     )
     base, most = plan.features[0], max(plan.features)
     if list(plan.features) != nnunet_features(len(plan.features), base, most):
-        raise ValueError(f"{plans}: channels must double up to a maximum, found {list(plan.features)}.")
+        raise ValueError(f"{plans}: channels must double up to a maximum, got {list(plan.features)}")
     implied = nnunet_poolings(plan.patch_size)
     spacing = plan.spacing
     if spacing is not None and not found.resampled and np.allclose(spacing, found.pixel, rtol=0.01):
         spacing = None  # as it is already
     if spacing is not None and found.not_in_mm:
-        raise ValueError(f"{found.not_in_mm} {plans} asks for slices resampled to {spacing[0]:g} x {spacing[1]:g} mm.")
+        raise ValueError(f"{found.not_in_mm}, since {plans} resamples slices to {spacing[0]:g} x {spacing[1]:g} mm")
     evaluated = _covering(found, plan, spacing)
     noise = suggest_noise(evaluated or plan.patch_size, len(found.channels))
     area = math.prod(plan.patch_size) * len(found.channels)

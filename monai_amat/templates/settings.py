@@ -40,10 +40,10 @@ class SegmentationSettings:
         base_features: channels of the network at full resolution.
         max_features: the most at any resolution.
         spacing: in-plane spacing `(H, W)` in mm that slices are resampled to; None leaves them as they are.
-        batch_size: patches a step.
+        batch_size: patches per step.
         small_batch_size: the same for a CPU.
         max_epochs: epochs.
-        iterations_per_epoch: steps an epoch.
+        iterations_per_epoch: steps per epoch.
         delta: Δ, first size and step of the margins.
         max_margin: their cap.
         start_margin: where those of `amat_balanced` begin.
@@ -88,7 +88,7 @@ class SegmentationSettings:
 
     def __post_init__(self) -> None:
         if not self.name.strip() or not self.channels or not self.classes:
-            raise ValueError(f"settings need a name, channels and classes, found {self!r}")
+            raise ValueError(f"settings need a name, channels and classes, got {self!r}")
         for name in (*self.channels, *self.classes):
             if name.startswith(("@", "$", "%")):
                 raise ValueError(
@@ -98,12 +98,12 @@ class SegmentationSettings:
         for key in ("patch_size", "batch_size", "small_batch_size", "max_epochs", "iterations_per_epoch", "cases"):
             value = getattr(self, key)
             if min(value if isinstance(value, tuple) else (value,)) < 1:
-                raise ValueError(f"{key} must be positive, found {value}")
+                raise ValueError(f"{key} must be positive, got {value}")
         for key in ("delta", "max_margin", "start_margin", "epsilon", "huge_radius"):
             if not getattr(self, key) > 0:
-                raise ValueError(f"{key} must be positive, found {getattr(self, key)}")
+                raise ValueError(f"{key} must be positive, got {getattr(self, key)}")
         if list(self.noise_levels) != sorted(set(self.noise_levels)) or self.noise_levels[:1] != (0.0,):
-            raise ValueError(f"noise_levels must rise from 0, found {self.noise_levels}")
+            raise ValueError(f"noise_levels must rise from 0, got {self.noise_levels}")
 
     @property
     def sections(self) -> Split:
@@ -117,7 +117,7 @@ class SegmentationSettings:
 
     @classmethod
     def read(cls, path: str | Path) -> SegmentationSettings:
-        """Read the settings from a JSON file, an object with an entry an attribute.
+        """Read the settings from a JSON file, an object with one entry per attribute.
 
         Raises:
             FileNotFoundError: when there is no such file.
@@ -125,7 +125,7 @@ class SegmentationSettings:
         """
         file = Path(path)
         if not file.is_file():
-            raise FileNotFoundError(f"{file}: no such settings file; {', '.join(PAPER)} are built in.")
+            raise FileNotFoundError(f"{file}: no such settings file; {', '.join(PAPER)} are built in")
         return cls.parse(file.read_text(encoding="utf-8"), str(file))
 
     @classmethod
@@ -146,7 +146,7 @@ class SegmentationSettings:
             known = {field.name: field for field in dataclasses.fields(cls)}
             if not isinstance(content, dict) or content.keys() - known.keys():
                 odd = sorted(content.keys() - known.keys()) if isinstance(content, dict) else type(content).__name__
-                raise ValueError(f"expected an object with entries out of {', '.join(known)}, found {odd}")
+                raise ValueError(f"expected an object with entries out of {', '.join(known)}, got {odd}")
             values: dict[str, Any] = {
                 key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
             }

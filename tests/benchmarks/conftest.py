@@ -20,9 +20,9 @@ def quick(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., d
 
     def run(module: Any, *arguments: str) -> dict[str, Any]:
         path = tmp_path / "results" / f"{module.NAME}.json"
-        told = module.main(["--quick", "--output", str(path), *arguments])
+        returned = module.main(["--quick", "--output", str(path), *arguments])
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        assert content == told
+        assert content == returned
         assert content["benchmark"] == module.NAME
         assert content["settings"]["seed"] == 0 and content["settings"]["quick"] is True
         assert {"torch", "monai"} <= set(content["versions"])

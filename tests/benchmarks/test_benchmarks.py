@@ -116,22 +116,22 @@ def test_steps_of_sat_and_amat(quick: Quick) -> None:
     rows = quick(training_step)["results"]
     assert [(row["epoch"], row["arm"]) for row in rows] == [(e, arm) for e in (1, 2) for arm in training_step.ARMS]
     for row in rows:
-        assert row["visits"] == 2 * 4  # steps an epoch, samples a batch
+        assert row["visits"] == 2 * 4  # steps per epoch, samples per batch
         check_spread(row["seconds"])
         if row["arm"] == "AMAT boundary":
             # A verdict costs a forward: at the end of the walk at least, where no gradient is taken.
-            assert row["forwards_a_visit"] > row["gradients_a_visit"]
+            assert row["forwards_per_visit"] > row["gradients_per_visit"]
             # A sample that is rejected is differentiated with the others, and that gradient thrown away.
-            assert row["gradients_a_visit"] <= row["backwards_a_visit"] <= row["forwards_a_visit"]
+            assert row["gradients_per_visit"] <= row["backwards_per_visit"] <= row["forwards_per_visit"]
         else:
-            assert row["gradients_a_visit"] == row["forwards_a_visit"] == row["backwards_a_visit"] == 2.0
+            assert row["gradients_per_visit"] == row["forwards_per_visit"] == row["backwards_per_visit"] == 2.0
     sat, paper, boundary = rows[:3]
     assert sat["ratio"] == {"median": 1.0, "low": 1.0, "high": 1.0}
     assert "rejected_before_noise" not in sat
     for row in (*rows[1:3], *rows[4:]):
         share = row["rejected_before_noise"]
         parts = (share, row["gradients_of_these"]), (1 - share, row["gradients_of_others"])
-        assert sum(weight * (value or 0.0) for weight, value in parts) == pytest.approx(row["gradients_a_visit"])
+        assert sum(weight * (value or 0.0) for weight, value in parts) == pytest.approx(row["gradients_per_visit"])
         assert row["mean_margin"] >= 2.5
     # The overlay's floor is Δ: what is rejected clean gets plain noise, in full steps.
     assert all(row["gradients_of_these"] in (None, 2.0) for row in (paper, boundary))
@@ -177,7 +177,7 @@ def test_cpu_variants_compute_the_same_gradient(quick: Quick) -> None:
         if "left_out" in row:
             assert row["bfloat16"] or row["threads"] > 1
             continue
-        for spread in (*row["seconds_a_sample"].values(), row["ratio"]):
+        for spread in (*row["seconds_per_sample"].values(), row["ratio"]):
             check_spread(spread)
         assert row["cosine"] == pytest.approx(1.0, abs=0.5 if row["bfloat16"] else 1e-3)
         assert row["bfloat16"] == (row["cosine"] < 0.9999)
@@ -200,7 +200,7 @@ def test_what_cannot_run_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "1 cores" in str(cpu_speed.obstacle(by_name["two threads"]))
     assert cpu_speed.obstacle(by_name["channels_last"]) is None
     row = cpu_speed.compare(base, by_name["bfloat16"], 4, None)
-    assert "processor" in str(cpu_speed._line(row)["ms a sample"])
+    assert "processor" in str(cpu_speed._line(row)["ms per sample"])
 
 
 @pytest.mark.slow

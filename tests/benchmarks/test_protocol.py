@@ -32,8 +32,8 @@ def test_the_arithmetic_of_a_step_is_that_of_its_forwards_and_gradients(
     std, sat, amat = content["results"]
     assert [row["steps"] for row in content["results"]] == [2, 2, 2]
     # A forward is a third of a training step; an attack step takes two thirds, and the doubled batch two steps.
-    assert sat["flop_of_a_step"] / std["flop_of_a_step"] == pytest.approx(2 + 3 * 2 / 3, rel=0.02)
-    assert amat["flop_of_a_step"] == sat["flop_of_a_step"]
+    assert sat["flop_per_step"] / std["flop_per_step"] == pytest.approx(2 + 3 * 2 / 3, rel=0.02)
+    assert amat["flop_per_step"] == sat["flop_per_step"]
     for row in content["results"]:
         assert row["seconds"]["median"] > 0
         assert row["share_of_matmul"] > 0

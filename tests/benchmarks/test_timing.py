@@ -99,7 +99,7 @@ def test_memory_is_what_the_work_keeps_and_reaches() -> None:
 
 
 def test_memory_of_what_was_there_before_does_not_count() -> None:
-    mine = torch.ones(50_000_000)  # nor does that of the process that asks
+    mine = torch.ones(50_000_000)  # nor does that of the calling process
     given = memory.memory_of(functools.partial, len, b"x" * 40_000_000)
     assert len(mine) and given.held < 5e6 and given.peak < 5e6
 

@@ -396,7 +396,7 @@ def test_the_metric_sees_what_the_evaluators_postprocessing_makes(make_curve: Ma
     network = nn.Conv2d(1, 2, 3, padding=1)
     options = {"network": network, "loss": Blanked(), "metric": DiceIndexMetric(num_classes=2), "noise_levels": [0, 1]}
     stored = IndexedDataset(items, seed=3)
-    with pytest.raises(ValueError, match=r"from 0 to 1, found values from 0 to 255.*evaluator's postprocessing"):
+    with pytest.raises(ValueError, match=r"from 0 to 1, got values from 0 to 255.*evaluator's postprocessing"):
         make_curve(dataset=stored, output_dir=tmp_path / "raw", **options).run()
     post = Compose([AsDiscreted("pred", argmax=True), Lambdad("label", lambda label: label / 255)])
     rows = make_curve(dataset=stored, output_dir=tmp_path / "post", postprocessing=post, **options).run()

@@ -11,9 +11,9 @@ from monai_amat.robustness.environment import environment
 
 
 def test_environment_names_no_host() -> None:
-    told = environment(torch.device("cpu"))
-    assert told["versions"]["torch"] == torch.__version__
-    assert told["machine"]["device"] == "cpu"
-    assert told["machine"]["cores"] >= 1
+    found = environment(torch.device("cpu"))
+    assert found["versions"]["torch"] == torch.__version__
+    assert found["machine"]["device"] == "cpu"
+    assert found["machine"]["cores"] >= 1
     host = platform.node()
-    assert not host or len(host) < 4 or host not in json.dumps(told)
+    assert not host or len(host) < 4 or host not in json.dumps(found)

@@ -68,15 +68,15 @@ def test_stronger_attacks_have_the_settings_of_the_attack_and_losses_of_their_ow
         ATTACK, huge_radius=1.0, losses=losses, metric_loss=smooth, auto_steps=30, queries=70, steps=[], restarts=[]
     )
     auto = AutoProjectedGradientDescent(steps=30, norm="inf", clip_range=(0.0, 1.0), amp=torch.bfloat16)
-    told: dict[str, Any] = dict(probes)
-    assert str(told["apgd"].attack) == str(auto)
-    assert told["apgd"].attack_loss is None
-    assert told["apgd-jsd"].attack_loss is losses["jsd"]
-    assert told["apgd-spherical"].attack_loss is losses["spherical"]
-    assert str(told["large-radius-first"].attack.attack) == str(auto)
-    assert told["large-radius-first"].attack_loss is smooth
-    assert told["square"].attack.queries == 70
-    assert told["square"].attack.clip_range == (0.0, 1.0)
+    named: dict[str, Any] = dict(probes)
+    assert str(named["apgd"].attack) == str(auto)
+    assert named["apgd"].attack_loss is None
+    assert named["apgd-jsd"].attack_loss is losses["jsd"]
+    assert named["apgd-spherical"].attack_loss is losses["spherical"]
+    assert str(named["large-radius-first"].attack.attack) == str(auto)
+    assert named["large-radius-first"].attack_loss is smooth
+    assert named["square"].attack.queries == 70
+    assert named["square"].attack.clip_range == (0.0, 1.0)
     assert str(probes["square"]) == "random search (Linf) of 70 queries, no gradient"
     assert str(probes["apgd-jsd"]).startswith("30 steps of Auto-PGD (Linf), best iterate; raising JensenShannon")
     assert str(probes["large-radius-first"]).startswith("30 steps of Auto-PGD (Linf) at 2, 1.5, 1 times ε; raising")

@@ -85,7 +85,7 @@ def overlaps(sample: Sample) -> Tensor:
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
-    """Names of classes, refused where they would not tell figures apart.
+    """Names of classes, refused where figures would share a name.
 
     Raises:
         ValueError: for no name, or one that comes twice.

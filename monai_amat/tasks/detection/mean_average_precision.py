@@ -33,7 +33,7 @@ _RECALLS = torch.from_numpy(np.linspace(0, 1, 101))
 
 
 class Matches(NamedTuple):
-    """Which detections of each image are right: all that average precision asks of an image.
+    """Which detections of each image are right: all that average precision needs of an image.
 
     Args:
         scores: `(N, K)` float32; NaN where an image has fewer detections.

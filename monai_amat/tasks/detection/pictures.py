@@ -189,8 +189,8 @@ class DetectionExamples:
     def draw(self, networks: Mapping[str, nn.Module], dataset: Sequence[Mapping[str, Any]], path: str | Path) -> None:
         """Choose an image, attack it under each network, draw the grid.
 
-        Of the images with the most classes it is the one with the fewest objects, which can be told apart; the first
-        of equals.
+        Of the images with the most classes it is the one with the fewest objects, so that boxes rarely overlap; the
+        first of equals.
 
         Raises:
             ValueError: when there is no image.

@@ -17,18 +17,18 @@ __all__ = ["SmoothDiceIndex"]
 class SmoothDiceIndex(PerSampleLoss):
     r"""One minus a smooth form of a sample's ADI (equation 2); attacks raise it.
 
-    With the margin :math:`m_k(v) = z_k - \max_{j \ne k} z_j` of foreground class k at pixel v (with sigmoid the logit
-    itself), :math:`p_k = \sigma(m_k / \tau)` and the truth :math:`t_k`,
+    With the margin $m_k(v) = z_k - \max_{j \ne k} z_j$ of foreground class k at pixel v (with sigmoid the logit
+    itself), $p_k = \sigma(m_k / \tau)$ and the truth $t_k$,
 
-    .. math::
-
-        D_k = \frac{2 \sum_v p_k t_k}{\sum_v p_k + \sum_v t_k}, \qquad
-        a_k = \sigma\left(\max_v m_k(v)\right), \qquad
-        L = 1 - \frac{\sum_{k \in P} D_k}{|P| + \sum_{k \notin P} a_k},
+    $$
+    D_k = \frac{2 \sum_v p_k t_k}{\sum_v p_k + \sum_v t_k}, \qquad
+    a_k = \sigma\left(\max_v m_k(v)\right), \qquad
+    L = 1 - \frac{\sum_{k \in P} D_k}{|P| + \sum_{k \notin P} a_k},
+    $$
 
     P being the classes present in the truth. ADI gives 0 to an absent class as soon as one pixel is predicted, and
-    leaves it out where none is; so :math:`a_k` counts how near one pixel is to the absent class. Where no class is
-    present the loss is the mean of the :math:`a_k`.
+    leaves it out where none is; so $a_k$ counts how near one pixel is to the absent class. Where no class is
+    present the loss is the mean of the $a_k$.
 
     As training minimises losses and attacks raise them, the same object serves both; it is written for attacks.
 

@@ -75,8 +75,8 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
         `(B, C, *spatial)` bool, without gradient.
 
     Raises:
-        ValueError: for another number of channels, a label map with a value that is no class, or a truth of several
-            channels that are no masks.
+        ValueError: for another number of channels, a label map with a value that is not a class, or a truth of several
+            channels that are not masks.
 
     Example:
         >>> foreground(torch.tensor([[[0, 1, 2]]]), 2, prediction="softmax", truth=True).int().tolist()
@@ -93,7 +93,7 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
         labels = plain.long()
         if plain.numel() and (bool((labels != plain).any()) or int(labels.amin()) < 0 or int(labels.amax()) > classes):
             raise ValueError(
-                f"{what} is a label map, which must hold whole numbers from 0 to {classes}, found values from "
+                f"{what} is a label map, which must hold whole numbers from 0 to {classes}, got values from "
                 f"{plain.amin().item():g} to {plain.amax().item():g}; check num_classes and the label transform, or "
                 "give the evaluator's postprocessing"
             )
@@ -106,9 +106,9 @@ def foreground(values: Tensor, classes: int, *, prediction: Prediction, truth: b
     elif truth and not bool(((plain == 0) | (plain == 1)).all()):
         one_hot = " be one-hot with 'softmax' and" if prediction == "softmax" else ""
         raise ValueError(
-            f"a truth of {channels} channels must{one_hot} hold 0 and 1 alone, one channel per class, found values "
-            f"from {plain.amin().item():g} to {plain.amax().item():g}; coordinates and other numbers that are no masks "
-            "need a metric of their own"
+            f"a truth of {channels} channels must{one_hot} hold 0 and 1 alone, one channel per class, got values "
+            f"from {plain.amin().item():g} to {plain.amax().item():g}; coordinates and other numbers that are not "
+            "masks need a metric of their own"
         )
     elif prediction == "sigmoid":
         # A logit of 0 is a probability of one half; the 0 and 1 of a one-hot map fall on the right sides too.

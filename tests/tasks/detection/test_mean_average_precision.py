@@ -168,5 +168,5 @@ def test_weights_are_repetitions_with_any_leading_axes(drawn: Callable[[int], An
         if len(rows):
             repeated = match_detections(samples([found[i] for i in rows], true[rows], 3), 3)
             np.testing.assert_allclose(weighted[where].numpy(), average_precision(repeated).numpy(), atol=1e-12)
-    nobody = average_precision(match_detections(samples(found, true, 3), 3), weights=torch.zeros(len(found)))
-    assert bool(nobody.isnan().all())
+    empty = average_precision(match_detections(samples(found, true, 3), 3), weights=torch.zeros(len(found)))
+    assert bool(empty.isnan().all())

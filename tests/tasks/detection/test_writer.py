@@ -54,9 +54,9 @@ def test_there_are_a_table_and_a_file_and_a_picture_of_each_image(tmp_path: Path
     assert sorted(path.name for path in output.iterdir()) == [
         *("detections.csv", "empty_pred.json", "empty_pred.png", "smear.1_pred.json", "smear.1_pred.png")
     ]
-    told = json.loads((output / "smear.1_pred.json").read_text())
-    assert (told["image"], told["width"], told["height"]) == ("smear.1.jpg", 50, 40)
-    assert told["objects"] == [
+    written = json.loads((output / "smear.1_pred.json").read_text())
+    assert (written["image"], written["width"], written["height"]) == ("smear.1.jpg", 50, 40)
+    assert written["objects"] == [
         {"class": "RBC", "score": 0.9123, "box": [30.0, 5.0, 44.0, 30.0]},
         {"class": "WBC", "score": 0.5, "box": [2.0, 3.0, 20.25, 21.13]},
     ]

@@ -154,7 +154,7 @@ def near(pixels: np.ndarray, colour: str) -> np.ndarray:
 
 
 def test_circles_and_lines_are_where_the_landmarks_are() -> None:
-    """Drawn at thirty dots a pixel: ellipses, since pixels are twice as wide as high."""
+    """Drawn at thirty dots per pixel: ellipses, since pixels are twice as wide as high."""
     example = dataclasses.replace(
         examples()[0],
         clean=np.zeros((60, 40)),

@@ -155,7 +155,7 @@ def test_a_weight_is_a_repetition(seed: int) -> None:
         (torch.zeros(1, 2, 4), torch.zeros(1, 1, 4), r"prediction must be \(B, 3"),
         (torch.zeros(1, 3, 4), torch.zeros(1, 2, 4), r"truth must be \(B, 3.*or a label map"),
         (torch.zeros(1, 3, 4), torch.zeros(1, 1, 5), "differ in batch or space"),
-        (torch.zeros(1, 3, 4), torch.full((1, 1, 4), 3), "whole numbers from 0 to 2, found values from 3 to 3"),
+        (torch.zeros(1, 3, 4), torch.full((1, 1, 4), 3), "whole numbers from 0 to 2, got values from 3 to 3"),
         (torch.zeros(1, 3, 4), torch.full((1, 1, 4), 0.5), "whole numbers"),
         (torch.zeros(1, 3, 4), torch.full((1, 1, 4), -1), "whole numbers"),
         (torch.zeros(1, 3, 4), torch.full((1, 1, 4), math.nan), "whole numbers"),
@@ -172,7 +172,7 @@ def test_what_does_not_fit_is_refused(pred: Tensor, target: Tensor, message: str
 )
 def test_channels_that_are_no_masks_are_refused_with_sigmoid(truth: Tensor) -> None:
     """Coordinates, which another kind of network predicts, and probabilities."""
-    with pytest.raises(ValueError, match=r"must hold 0 and 1 alone.*found values from .*coordinates.* need a metric"):
+    with pytest.raises(ValueError, match=r"must hold 0 and 1 alone.*got values from .*coordinates.* need a metric"):
         dice_counts(torch.zeros(1, 2, 2), truth, 2, prediction="sigmoid")
     with pytest.raises(ValueError, match=r"must be one-hot.*0 and 1 alone.*need a metric"):
         dice_counts(torch.zeros(1, 2, 2), truth, 1)

@@ -158,7 +158,7 @@ def _process_as_it_was() -> Iterator[None]:
         stack.enter_context(_environment())
         stack.enter_context(_settings())
         stack.callback(setattr, torch, "save", torch.save)
-        # The replacement asks pip for a plug-in if a file is not an image.
+        # The replacement installs a plug-in with pip if a file is not an image.
         stack.callback(setattr, PIL.Image, "open", PIL.Image.open)
         stack.callback(np.set_printoptions, **np.get_printoptions())
         # torch has no public function that reads its print options.

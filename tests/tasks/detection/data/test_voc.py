@@ -273,7 +273,7 @@ def test_names_that_are_not_utf_8_are_read_and_can_be_printed(root: Path) -> Non
 
 @pytest.mark.parametrize(("orientation", "turned"), [(6, True), (8, False), (3, True)])
 def test_boxes_of_turned_images(root: Path, orientation: int, turned: bool) -> None:
-    """Sizes tell in which pixels the boxes are, but for half turns and mirror images."""
+    """Sizes show in which pixels the boxes are, except for half turns and mirror images."""
     path = root / "JPEGImages" / "cells_002.jpg"
     exif = Image.Exif()
     exif[0x0112] = orientation

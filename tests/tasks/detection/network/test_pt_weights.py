@@ -91,9 +91,9 @@ def test_code_in_a_file_is_not_run_unless_trusted(trained: YOLOv5, tmp_path: Pat
     file = write(tmp_path / "strange.pt", ema=half(trained), extra=Executes(mark))
     with pytest.raises(
         ValueError, match=r"strange\.pt is refused by the safe loader of ultralytics: .+trust=True"
-    ) as told:
+    ) as raised:
         YOLOv5(3, "n", weights=file)
-    assert "pathlib" in str(told.value)  # the reason: what was not allowed
+    assert "pathlib" in str(raised.value)  # the reason: what was not allowed
     assert not mark.exists()
     YOLOv5(3, "n", weights=file, trust=True)
     assert mark.read_text() == "run"
@@ -121,9 +121,9 @@ def test_a_file_that_is_no_checkpoint_says_so(trained: YOLOv5, tmp_path: Path) -
     with zipfile.ZipFile(tmp_path / "other.pt", "w") as archive:
         archive.writestr("a.txt", "text")
     for trust in (False, True):
-        with pytest.raises(ValueError, match=r"other\.pt is refused by the (safe )?loader") as told:
+        with pytest.raises(ValueError, match=r"other\.pt is refused by the (safe )?loader") as raised:
             YOLOv5(3, "n", weights=tmp_path / "other.pt", trust=trust)
-        assert ("trust=True" in str(told.value)) is not trust
+        assert ("trust=True" in str(raised.value)) is not trust
 
 
 def test_whoever_loads_weights_may_give_such_a_file(trained: YOLOv5, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_the_far_edge_of_the_image_is_still_in_it() -> None:
 def test_more_votes_beat_more_heat() -> None:
     pred = blank((1, 1, 9.0), (4, 4, 1.0), (4, 6, 1.0))
     pred[0, 1:, 4, 4], pred[0, 1:, 4, 6] = torch.tensor([0.25, 1.0]), torch.tensor([-0.25, -0.5])
-    # Votes (4.25, 5) and (3.75, 5.5): the latter rounds up to column 6, so that nobody agrees …
+    # Votes (4.25, 5) and (3.75, 5.5): the latter rounds up to column 6, so that no two votes agree …
     assert decode_landmarks(pred, 1.0).tolist() == [[[1, 1]]]
     # … and a little less makes two of them, whose mean is the landmark.
     pred[0, 2, 4, 6] = -0.75
@@ -155,7 +155,7 @@ def test_no_peak_is_nan_with_a_warning_and_the_others_stand(spoil: Any) -> None:
 
 
 def test_saturated_heat_still_has_a_peak() -> None:
-    # float32's sigmoid gives 1 for both, and 0 for both: the logits tell them apart.
+    # float32's sigmoid gives 1 for both, and 0 for both: the logits distinguish them.
     for low, high in ((40.0, 41.0), (-200.0, -150.0)):
         pred = torch.full((1, 3, 8, 8), low)
         pred[:, 1:] = 0
