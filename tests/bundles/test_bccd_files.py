@@ -34,7 +34,7 @@ def test_metadata_name_the_classes_and_what_makes_the_network(bccd: BundleRunner
 
 
 def test_defaults_are_the_papers(bccd: BundleRunner) -> None:
-    """facts.md, sections 3 and 4, and the numbers of the authors' code for blood cells."""
+    """The settings of the paper's section 3 and of the authors' code for blood cells."""
     train = bccd.full("amat")
     assert (train["size"], train["image_size"], train["batch_size"], train["max_epochs"]) == ("s", [320, 320], 32, 300)
     values = [train.get_parsed_content(name) for name in ("delta", "max_margin", "noise_scale")]

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
 
 
 def test_defaults_are_the_papers(cephalometric: BundleRunner) -> None:
-    """facts.md, sections 4 and 5, and the numbers of the authors' code for cephalograms."""
+    """The settings of the paper's section 3 and of the authors' code for cephalograms."""
     train = cephalometric.merged("amat")
     assert (train["image_size"], train["batch_size"], train["max_epochs"]) == ([200, 160], 8, 500)
     assert (train["landmarks"], train["relative_radius"], train["width"]) == (19, 0.05, 1.0)

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:monai")
 
 
 def test_defaults_are_the_papers(bundle: BundleRunner) -> None:
-    """facts.md, section 4, and the numbers of the authors' code for the hippocampus."""
+    """The settings of the paper's section 3 and of the authors' code for the hippocampus."""
     train = bundle.merged("amat")
     assert (train["patch_size"], train["batch_size"], train["base_features"]) == ([56, 40], 366, 32)
     assert (train["max_epochs"], train["iterations_per_epoch"], train["num_classes"]) == (100, 50, 3)
