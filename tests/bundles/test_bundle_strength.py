@@ -34,9 +34,10 @@ def test_the_attack_is_compared_with_itself_on_the_same_data_and_figures(bundle:
     """The reference of strength.json is the attack of robustness.json, network, loss and metric are its own."""
     config = merged(bundle, "robustness", "strength")
     curve, strength = config["curve"], config["strength"]
-    shared = ("network", "data_loader", "loss", "metric", "settings")
+    shared = ("network", "data_loader", "metric", "settings")
     assert {key: strength[key] for key in shared} == {key: curve[key] for key in shared}
-    assert config["validate"]["slices"] == merged(bundle, "robustness")["validate"]["slices"].replace(
+    assert strength["loss"] == curve["attack_loss"]
+    assert config["validate"]["data"] == merged(bundle, "robustness")["validate"]["data"].replace(
         "@test_slices", "@strength_samples"
     )
     parser = ConfigParser(config)
