@@ -19,6 +19,7 @@ from monai_amat.attacks import (
     ShrinkingRadius,
     Square,
 )
+from monai_amat.checks import check_not_negative, check_positive, check_within
 from monai_amat.engines import network_fingerprint
 from monai_amat.losses.base import PerSampleLoss
 from monai_amat.robustness.attack_text import attack_text, loss_text
@@ -144,13 +145,12 @@ def standard_probes(
     """
     if attack.steps < 1:
         raise ValueError("standard_probes needs an attack that takes steps, got steps=0: give the evaluation's attack")
-    if huge_radius is not None and not 0 < huge_radius < float("inf"):
-        raise ValueError(f"huge_radius must be positive and finite, got {huge_radius}")
-    for name, number in (("auto_steps", auto_steps), ("queries", queries)):
-        if number < 0:
-            raise ValueError(f"{name} must not be negative, got {number}")
-    if wrong := [count for count in steps if count < 1]:
-        raise ValueError(f"steps must be at least 1, got {wrong}")
+    if huge_radius is not None:
+        check_positive("huge_radius", huge_radius)
+    check_not_negative("auto_steps", auto_steps)
+    check_not_negative("queries", queries)
+    for count in steps:
+        check_within("steps", count, 1)
     if wrong := [times for times in restarts if times < 2]:
         raise ValueError(f"restarts must be at least 2, one start being the attack itself, got {wrong}")
     length = attack.rel_step * attack.steps  # α

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from monai_amat.checks import check_within
+
 __all__ = ["Interval", "Statistic", "bootstrap", "by_repetition", "few_groups", "resampled_groups"]
 
 Statistic = Callable[[pd.DataFrame, "np.ndarray | None"], Mapping[Any, Any]]
@@ -68,8 +70,9 @@ def bootstrap(
         raise ValueError(f"no column {group!r} to resample by; the columns are {list(frame.columns)}")
     if frame.empty:
         raise ValueError("a bootstrap needs at least one row")
-    if samples < 1 or not 0 < level < 1:
-        raise ValueError(f"need samples >= 1 and 0 < level < 1, got samples={samples}, level={level}")
+    check_within("samples", samples, 1)
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie in (0, 1), got {level}")
     values = statistic(frame, None)
     codes, names = pd.factorize(frame[group], sort=True)
     if (codes < 0).any():

@@ -18,6 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Subset
 
 from monai_amat.attacks import Attack
+from monai_amat.checks import check_not_negative
 from monai_amat.engines import PrepareBatchNoisy
 from monai_amat.files import write_text_whole
 from monai_amat.handlers.metric import Metric, figures_of_each
@@ -106,8 +107,7 @@ class AttackStrength:
         active_samples: int = 2,
         postprocessing: Callable[[Any], Any] | None = None,
     ) -> None:
-        if active_samples < 0:
-            raise ValueError(f"active_samples must not be negative, got {active_samples}")
+        check_not_negative("active_samples", active_samples)
         self.active_samples = active_samples
         highest = max(noise_levels, default=0.0)
         self.probes = {

@@ -106,9 +106,9 @@ def test_an_attack_that_keeps_its_best_iterate_needs_no_probe_for_it() -> None:
         (replace(ATTACK, steps=0), {}, "takes steps"),
         (ATTACK, {"huge_radius": 0.0}, "huge_radius must be positive and finite, got 0"),
         (ATTACK, {"huge_radius": float("inf")}, "huge_radius must be positive"),
-        (ATTACK, {"steps": [20, 0]}, r"steps must be at least 1, got \[0\]"),
-        (ATTACK, {"auto_steps": -1}, "auto_steps must not be negative, got -1"),
-        (ATTACK, {"queries": -1}, "queries must not be negative, got -1"),
+        (ATTACK, {"steps": [20, 0]}, "steps must be at least 1, got 0"),
+        (ATTACK, {"auto_steps": -1}, "auto_steps must be finite and not negative, got -1"),
+        (ATTACK, {"queries": -1}, "queries must be finite and not negative, got -1"),
         (ATTACK, {"restarts": [1, 3]}, r"restarts must be at least 2.*got \[1\]"),
     ],
 )

@@ -130,8 +130,8 @@ def test_the_average_sees_one_resample_at_all_levels() -> None:
     [
         (4, {"group": "volume"}, "no column 'volume'"),
         (0, {"group": "case"}, "at least one row"),
-        (4, {"group": "case", "samples": 0}, "samples >= 1"),
-        (4, {"group": "case", "level": 95}, "0 < level < 1"),
+        (4, {"group": "case", "samples": 0}, "samples must be at least 1, got 0"),
+        (4, {"group": "case", "level": 95}, r"level must lie in \(0, 1\), got 95"),
     ],
 )
 def test_wrong_arguments_are_refused(rows: int, options: dict[str, object], message: str) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_within
 from monai_amat.tasks.detection.average_iou import MIN_SCORE, average_iou, iou_sums
 from monai_amat.tasks.detection.detections import Decode, check_classes, samples
 from monai_amat.tasks.detection.mean_average_precision import (
@@ -64,8 +65,7 @@ class DetectionMetric:
         decode: Decode | None = None,
     ) -> None:
         self.classes = check_classes(classes)
-        if max_detections < 1:
-            raise ValueError(f"max_detections must be at least 1, got {max_detections}")
+        check_within("max_detections", max_detections, 1)
         self.min_score = min_score
         self.max_detections = max_detections
         self.decode = decode

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from monai_amat.checks import check_positive
 from monai_amat.losses.base import PerSampleLoss, full_precision
 from monai_amat.seeding import fold, generator
 
@@ -153,9 +153,8 @@ class CappedDistance(_LandmarkAttackLoss):
 
     def __init__(self, *, cap: float = 2.0, relative_radius: float = 0.05) -> None:
         super().__init__()
-        for name, value in (("cap", cap), ("relative_radius", relative_radius)):
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be finite and greater than 0, got {value}")
+        check_positive("cap", cap)
+        check_positive("relative_radius", relative_radius)
         self.cap = float(cap)
         self.relative_radius = float(relative_radius)
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_positive, check_within
 from monai_amat.tasks.landmarks.network.decoding import decode_landmarks
 
 if TYPE_CHECKING:
@@ -175,10 +176,8 @@ class RadialErrorMetric:
     def __init__(
         self, *, landmarks: int, relative_radius: float = 0.05, thresholds: Sequence[float] = (2.0, 2.5, 3.0, 4.0)
     ) -> None:
-        if landmarks < 1:
-            raise ValueError(f"landmarks must be at least 1, got {landmarks}")
-        if not (math.isfinite(relative_radius) and relative_radius > 0):
-            raise ValueError(f"relative_radius must be finite and greater than 0, got {relative_radius}")
+        check_within("landmarks", landmarks, 1)
+        check_positive("relative_radius", relative_radius)
         if not thresholds or not all(0 < threshold < math.inf for threshold in thresholds):
             raise ValueError(f"thresholds must be finite distances in mm, greater than 0, got {tuple(thresholds)}")
         self.landmarks = landmarks

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_positive
 from monai_amat.losses.attack import Activation, PixelLoss, decisions
 from monai_amat.losses.base import PerSampleLoss, full_precision
 
@@ -53,8 +53,7 @@ class SmoothDiceIndex(PerSampleLoss):
         super().__init__()
         if activation not in ("softmax", "sigmoid"):
             raise ValueError(f"activation must be 'softmax' or 'sigmoid', got {activation!r}")
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise ValueError(f"temperature must be finite and greater than 0, got {temperature}")
+        check_positive("temperature", temperature)
         self.activation: Activation = activation
         self.temperature = float(temperature)
 

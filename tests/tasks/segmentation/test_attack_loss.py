@@ -120,5 +120,5 @@ def test_settings_out_of_range_are_refused() -> None:
         SmoothDiceIndex(activation="tanh")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="temperature must be"):
         SmoothDiceIndex(temperature=0.0)
-    with pytest.raises(ValueError, match="shape of the logits with sigmoid"):
+    with pytest.raises(ValueError, match="with sigmoid, truth must have the shape of the logits"):
         SmoothDiceIndex(activation="sigmoid")(torch.zeros(1, 2, 3, 3), torch.zeros(1, 1, 3, 3))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from monai_amat.checks import check_within
 from monai_amat.data.duplicates import identical_files
 from monai_amat.data.pictures import ENDINGS, Header, read_headers
 from monai_amat.tasks.detection.data.annotation import Flaw, OtherClasses, VocAnnotation, checked_boxes, read_voc
@@ -98,8 +99,8 @@ def load_voc(
     root = Path(dataset_dir)
     if section not in (*_LISTS, "all"):
         raise ValueError(f"section must be 'train', 'validation', 'test' or 'all', got {section!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+    if limit is not None:
+        check_within("limit", limit, 1)
     if not classes or isinstance(classes, str) or len(set(classes)) < len(classes):
         raise ValueError(f"classes must be different names, at least one, got {classes!r}")
     images = _images(root)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from monai_amat.checks import check_within
 from monai_amat.losses.base import PerSampleLoss, full_precision
 from monai_amat.tasks.detection.loss.padded_boxes import padded_boxes
 
@@ -184,8 +185,7 @@ class AppearingLoss(DetectionAttackLoss):
 
     def __init__(self, network: Any, *, count: int = 20) -> None:
         super().__init__(network)
-        if count < 1:
-            raise ValueError(f"count must be at least 1, got {count}")
+        check_within("count", count, 1)
         self.count = count
 
     def of(self, candidates: Candidates) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from monai_amat.checks import check_within
 from monai_amat.tasks.detection.network.parts import DetectionParts, check_raw
 from monai_amat.tasks.detection.network.pt_weights import load_ultralytics_weights
 from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, quietly
@@ -60,8 +61,7 @@ class YOLOv5(nn.Module):
         transfer: bool = False,
     ) -> None:
         super().__init__()
-        if classes < 1:
-            raise ValueError(f"classes must be at least 1, got {classes}")
+        check_within("classes", classes, 1)
         config: dict[str, Any] = from_ultralytics("YAML").load(Path(from_ultralytics("ROOT")) / _MODEL_FILE)
         if size not in config["scales"]:
             raise ValueError(f"size must be one of {', '.join(config['scales'])}, got {size!r}")
@@ -146,10 +146,9 @@ def decode_detections(pred: Any, conf: float = 0.25, iou: float = 0.45, max_det:
     if not isinstance(pred, Tensor) or pred.ndim != 3 or pred.shape[1] < 5:
         found = tuple(pred.shape) if isinstance(pred, Tensor) else type(pred).__name__
         raise ValueError(f"pred must be a tensor (B, 4 + classes, N) of decoded boxes, got {found}")
-    if not (0 <= conf <= 1 and 0 <= iou <= 1 and max_det >= 1):
-        raise ValueError(
-            f"conf and iou must lie in 0..1 and max_det must be at least 1, got {conf=}, {iou=}, {max_det=}"
-        )
+    check_within("conf", conf, 0, 1)
+    check_within("iou", iou, 0, 1)
+    check_within("max_det", max_det, 1)
     with torch.no_grad():
         boxes = pred.detach().as_subclass(Tensor).float().clone()  # some versions write into their input
         if boxes.shape[-1] == 6:  # ultralytics takes 6 for rows of finished objects; add an empty cell

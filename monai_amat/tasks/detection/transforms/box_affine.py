@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from monai.transforms import RandomizableTransform
 
+from monai_amat.checks import check_positive, check_within
 from monai_amat.tasks.detection.transforms.boxes import boxes_of, image_of, move_boxes, visible_boxes
 from monai_amat.tasks.detection.transforms.letterbox import GREY
 
@@ -66,13 +67,10 @@ class RandAffineBoxesd(RandomizableTransform):
     ) -> None:
         RandomizableTransform.__init__(self, prob)
         for name, value in (("scale", scale), ("translate", translate)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be in [0, 1), got {value}")
-        if not 0 < min_visible <= 1 or not min_side > 0:
-            raise ValueError(
-                f"min_visible must be in (0, 1] and min_side greater than 0, so that every box has an area, got "
-                f"min_visible={min_visible}, min_side={min_side}"
-            )
+            check_within(name, value, 0, 1, without=1)
+        # Both positive, so that every box has an area.
+        check_within("min_visible", min_visible, 0, 1, without=0)
+        check_positive("min_side", min_side)
         self.scale = scale
         self.translate = translate
         self.min_visible = min_visible

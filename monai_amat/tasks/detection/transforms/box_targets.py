@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from monai.transforms import Transform
 
+from monai_amat.checks import check_within
 from monai_amat.tasks.detection.transforms.boxes import boxes_of, case_of
 
 __all__ = ["BoxTargetsd"]
@@ -36,8 +37,7 @@ class BoxTargetsd(Transform):
     def __init__(
         self, max_boxes: int, box_key: str = "boxes", label_key: str = "labels", target_key: str = "targets"
     ) -> None:
-        if max_boxes < 1:
-            raise ValueError(f"max_boxes must be at least 1, got {max_boxes}")
+        check_within("max_boxes", max_boxes, 1)
         self.max_boxes = max_boxes
         self.box_key = box_key
         self.label_key = label_key

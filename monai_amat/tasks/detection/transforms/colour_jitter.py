@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from monai.transforms import RandomizableTransform
 
+from monai_amat.checks import check_within
 from monai_amat.tasks.detection.transforms.boxes import image_of
 
 __all__ = ["RandColourJitterd"]
@@ -50,8 +51,7 @@ class RandColourJitterd(RandomizableTransform):
     ) -> None:
         RandomizableTransform.__init__(self, prob)
         for name, value, most in (("hue", hue, 0.5), ("saturation", saturation, 1), ("brightness", brightness, 1)):
-            if not 0 <= value <= most:
-                raise ValueError(f"{name} must be in 0 ... {most}, got {value}")
+            check_within(name, value, 0, most)
         self.hue = hue
         self.saturation = saturation
         self.brightness = brightness

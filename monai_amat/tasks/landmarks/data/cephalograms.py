@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 
+from monai_amat.checks import check_within
 from monai_amat.data import dicom
 from monai_amat.data.pictures import ENDINGS, read_headers
 from monai_amat.tasks.landmarks.data.copies import find_copies
@@ -108,8 +109,8 @@ def load_cephalograms(
     sections = _sections(split, section)
     if reader not in _READERS:
         raise ValueError(f"reader must be one of {', '.join(map(repr, _READERS))}, got {reader!r}")
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+    if limit is not None:
+        check_within("limit", limit, 1)
     images = _images(root, sections[section])
     ids = [number for number in sorted(images) if number in sections[section]]
     folders = _annotations(root, reader)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from monai_amat.checks import check_within
 from monai_amat.data.pictures import Header, read_headers
 from monai_amat.tasks.landmarks.data.files import read_points
 from monai_amat.wording import some
@@ -69,8 +70,8 @@ def load_landmark_list(
         ('a', [[4.0, 3.0], [nan, nan]], [0.5, 0.5], [50, 40])
     """
     file = Path(file)
-    if limit is not None and limit < 1:
-        raise ValueError(f"limit must be at least 1, got {limit}")
+    if limit is not None:
+        check_within("limit", limit, 1)
     content = _read(file)
     sections = {name: entries for name, entries in content.items() if isinstance(entries, list) and name != "spacing"}
     if section not in sections:

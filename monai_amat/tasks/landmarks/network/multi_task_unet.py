@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from monai_amat.checks import check_positive
+from monai_amat.checks import check_positive, check_within
 from monai_amat.tasks.landmarks.network.vgg19 import VGG19Encoder, load_vgg19
 
 __all__ = ["MultiTaskUNet"]
@@ -57,8 +57,7 @@ class MultiTaskUNet(nn.Module):
         encoder_weights: str | Path | None = None,
     ) -> None:
         super().__init__()
-        if landmarks < 1:
-            raise ValueError(f"landmarks must be at least 1, got {landmarks}")
+        check_within("landmarks", landmarks, 1)
         if len(decoder_features) != len(encoder_features):
             raise ValueError(
                 f"decoder_features must have one entry for each of the {len(encoder_features)} stages of the encoder, "

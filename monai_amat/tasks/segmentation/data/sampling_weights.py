@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from monai_amat.checks import check_within
+
 __all__ = ["oversampled_weights"]
 
 
@@ -43,8 +45,7 @@ def oversampled_weights(items: Sequence[Mapping[str, Any]], fraction: float = 0.
     """
     if not items:
         raise ValueError("items must hold at least one slice, got none")
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must be from 0 to 1, got {fraction}")
+    check_within("fraction", fraction, 0, 1)
     rows = defaultdict(list)
     for index, item in enumerate(items):
         rows[item["case"]].append(index)

@@ -12,6 +12,7 @@ from monai.networks.utils import one_hot
 from monai.transforms import NormalizeIntensity
 from monai.utils import convert_to_tensor
 
+from monai_amat.checks import check_within
 from monai_amat.progress import track
 from monai_amat.tasks.segmentation.data.case import Case, check_case
 from monai_amat.tasks.segmentation.data.decathlon import Decathlon
@@ -87,8 +88,9 @@ def load_slices(
         >>> sorted(slices[0]), slices[0]["case"], slices[0]["image"].dtype
         (['case', 'classes', 'image', 'label', 'slice'], 'phantom_000', torch.float32)
     """
-    if (limit is not None and limit < 1) or slice_step < 1:
-        raise ValueError(f"limit and slice_step must be at least 1, got limit={limit}, slice_step={slice_step}")
+    if limit is not None:
+        check_within("limit", limit, 1)
+    check_within("slice_step", slice_step, 1)
     data = Decathlon(root)
     for what, wanted, found in (
         ("classes (background included)", num_classes, data.num_classes),

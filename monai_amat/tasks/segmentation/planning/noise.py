@@ -6,6 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from monai_amat.checks import check_within
+
 __all__ = ["NoiseLevels", "per_value", "suggest_noise"]
 
 # The largest evaluation levels of the paper are 0.05 (Heart), 0.21 (Hippocampus) and 0.09 (Prostate) standard
@@ -53,8 +55,9 @@ def suggest_noise(patch_size: Sequence[int], channels: int) -> NoiseLevels:
         >>> suggest_noise((320, 256), 1)
         NoiseLevels(evaluation=(0.0, 7.5, 15.0, 30.0), epsilon=15.0, delta=7.5, max_margin=45.0, huge=1000.0)
     """
-    if min(*patch_size, channels) < 1:
-        raise ValueError(f"sizes must be positive, got patch_size={tuple(patch_size)}, channels={channels}")
+    for size in patch_size:
+        check_within("each of patch_size", size, 1)
+    check_within("channels", channels, 1)
     values = math.sqrt(math.prod(patch_size) * channels)
     largest = _round(_LARGEST * values)
     return NoiseLevels(

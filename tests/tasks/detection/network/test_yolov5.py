@@ -242,8 +242,8 @@ def test_no_image_is_dropped_however_long_it_takes(monkeypatch: pytest.MonkeyPat
     [
         (torch.zeros(1, 4, 5), {}, r"\(B, 4 \+ classes, N\).*got \(1, 4, 5\)"),
         ([torch.zeros(1)], {}, "got list"),
-        (torch.zeros(1, 6, 5), {"conf": 1.5}, r"conf=1\.5"),
-        (torch.zeros(1, 6, 5), {"max_det": 0}, "max_det=0"),
+        (torch.zeros(1, 6, 5), {"conf": 1.5}, r"conf must lie in \[0, 1\], got 1\.5"),
+        (torch.zeros(1, 6, 5), {"max_det": 0}, "max_det must be at least 1, got 0"),
     ],
 )
 def test_what_cannot_be_decoded(pred: Any, settings: dict[str, Any], message: str) -> None:

@@ -71,7 +71,7 @@ def test_weights_do_not_depend_on_the_order_of_slices() -> None:
 
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, float("nan")])
 def test_fraction_out_of_range(fraction: float) -> None:
-    with pytest.raises(ValueError, match="fraction must be from 0 to 1"):
+    with pytest.raises(ValueError, match=r"fraction must lie in \[0, 1\]"):
         oversampled_weights([item("a", 0, 1)], fraction)
 
 

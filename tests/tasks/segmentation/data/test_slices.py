@@ -129,8 +129,8 @@ def test_progress_bar_goes_to_the_screen_only_if_asked(root: Path, capsys: pytes
     ("settings", "message"),
     [
         ({"section": "training"}, "section must be 'train', 'validation', 'test' or 'all', got 'training'"),
-        ({"limit": 0}, "got limit=0"),
-        ({"slice_step": 0}, "slice_step=0"),
+        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"slice_step": 0}, "slice_step must be at least 1, got 0"),
         ({"n_splits": 6, "fold": 5}, r"phantom: the held-out fold must hold at least 3 cases.*15 cases in 6 folds"),
     ],
 )

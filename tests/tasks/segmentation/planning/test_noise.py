@@ -43,5 +43,5 @@ def test_noise_a_value_is_a_root_mean_square() -> None:
 
 
 def test_no_image_no_noise() -> None:
-    with pytest.raises(ValueError, match="must be positive"):
+    with pytest.raises(ValueError, match="each of patch_size must be at least 1, got 0"):
         suggest_noise((0, 10), 1)
