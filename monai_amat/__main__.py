@@ -214,11 +214,13 @@ def _add_overlay(commands: argparse._SubParsersAction[argparse.ArgumentParser]) 
     overlay.add_argument(
         "--prediction",
         choices=("softmax", "sigmoid"),
-        help="sigmoid if each output channel is a class of its own, without a background (default: as the loss says)",
+        help="sigmoid if each output channel is a class of its own, without a background (default: as the loss is set)",
     )
     overlay.add_argument("--checkpoint", metavar="FILE", help="for robustness: the trained weights")
-    overlay.add_argument("--trainer", default="train#trainer", help="id of the trainer (default: %(default)s)")
-    overlay.add_argument("--evaluator", default="validate#evaluator", help="id of the evaluator (default: %(default)s)")
+    overlay.add_argument("--trainer", default="train::trainer", help="id of the trainer (default: %(default)s)")
+    overlay.add_argument(
+        "--evaluator", default="validate::evaluator", help="id of the evaluator (default: %(default)s)"
+    )
 
 
 def _add_bundles(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

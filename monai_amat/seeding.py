@@ -29,7 +29,7 @@ def fold(seed: SupportsIndex, *parts: SupportsIndex) -> int:
         an integer in `[0, 2**63)`, so that it fits an int64 tensor.
 
     Raises:
-        TypeError: for what is no integer.
+        TypeError: for a value that is not an integer.
 
     Example:
         >>> fold(0, 1, 2) == fold(0, 1, 2), fold(0, 1, 2) == fold(0, 2, 1)

@@ -1,4 +1,4 @@
-"""What the data of every task needs: data sets that know their samples, seeded orders, duplicates, folders."""
+"""What the data of every task needs: data sets with sample IDs, seeded orders, duplicates, folders."""
 
 from monai_amat.data.duplicates import identical_files
 from monai_amat.data.indexed import IndexedDataset

@@ -222,7 +222,7 @@ def _header(path: Path) -> Header:
 def _orientation(image: Image.Image) -> int:
     try:
         found = image.getexif().get(_ORIENTATION, 1)
-    except Exception:  # damaged EXIF data is no reason to refuse the pixels
+    except Exception:  # the pixels are usable with damaged EXIF data
         return 1
     return found if found in range(1, 9) else 1
 

@@ -102,7 +102,7 @@ def _items(dataset: Any) -> Sequence[Any] | None:
 
 
 def _digest(named: Sequence[Sequence[tuple[str, Any]]], whole: Sequence[bool]) -> str:
-    """Hash the leaves of all items; `whole` says for which of them the values of large arrays count."""
+    """Hash the leaves of all items; `whole` decides for which of them the values of large arrays count."""
     common: dict[str, list[str]] = {}
     for place, value in (leaf for leaves in named for leaf in leaves):
         if isinstance(value, _File):
@@ -188,7 +188,7 @@ def _leaves(value: Any, place: str = "", above: tuple[int, ...] = ()) -> Iterato
 
 
 def _fields(value: Any, place: str, above: tuple[int, ...]) -> Iterator[tuple[str, Any]]:
-    """Entries of an object that is no container."""
+    """Entries of an object that is not a container."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
         yield from _leaves(fields, place, above)

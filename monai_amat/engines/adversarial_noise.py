@@ -89,7 +89,7 @@ class AdversarialNoised(MapTransform):
         key = self.keys[0]
         for needed in (key, self.label_key):
             if needed not in data:
-                raise KeyError(f"AdversarialNoised needs '{needed}', but the item has {sorted(map(str, data))}")
+                raise KeyError(f"AdversarialNoised needs '{needed}', got an item with {sorted(map(str, data))}")
         image = data[key]
         device = next((parameter.device for parameter in self.network.parameters()), torch.device("cpu"))
         clean = torch.as_tensor(image).as_subclass(torch.Tensor)[None].to(device)

@@ -53,7 +53,7 @@ def load_checkpoint(path: str | Path) -> Any:
 
     Raises:
         OSError: when there is no such file, or reading it is not allowed.
-        ValueError: when it is no such file, damaged or cut short.
+        ValueError: when it is not a checkpoint, is damaged or cut short.
     """
     path = Path(path)
     with path.open("rb"):  # a file that is missing or must not be read says so by its own error

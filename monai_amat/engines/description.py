@@ -34,8 +34,8 @@ def describe(value: Any, depth: int = _DEPTH) -> Any:
 
     Example:
         >>> from monai_amat.attacks import ProjectedGradientDescent
-        >>> told = describe(ProjectedGradientDescent(steps=100, rel_step=0.05))
-        >>> told["class"], told["steps"], told["rel_step"]
+        >>> described = describe(ProjectedGradientDescent(steps=100, rel_step=0.05))
+        >>> described["class"], described["steps"], described["rel_step"]
         ('ProjectedGradientDescent', 100, 0.05)
     """
     if isinstance(value, Enum):  # some of MONAI's are strings too
@@ -71,10 +71,10 @@ def _describe_object(value: Any, depth: int) -> dict[str, Any]:
     settings = {name: item for name, item in getattr(value, "__dict__", {}).items() if not name.startswith("_")}
     if isinstance(settings.get("network"), nn.Module):
         del settings["network"]
-    told: dict[str, Any] = {"class": type(value).__qualname__}
+    described: dict[str, Any] = {"class": type(value).__qualname__}
     if isinstance(value, nn.Module):
         settings.pop("training", None)
         settings |= dict(value.named_children())
         if depth == _DEPTH and value.state_dict():
-            told["weights"] = network_fingerprint(value)
-    return told | {name: describe(item, depth - 1) for name, item in sorted(settings.items())}
+            described["weights"] = network_fingerprint(value)
+    return described | {name: describe(item, depth - 1) for name, item in sorted(settings.items())}

@@ -1,4 +1,4 @@
-"""Short names for tensors and weights, so that results and thresholds say what they are of."""
+"""Short names for tensors and weights, which identify the data and network of results and thresholds."""
 
 from __future__ import annotations
 

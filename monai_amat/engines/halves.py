@@ -33,7 +33,7 @@ class _ByHalves(Inferer):
         """The network's output for the doubled batch.
 
         Raises:
-            TypeError: when `network` is no module.
+            TypeError: when `network` is not a module.
             ValueError: when the batch is not doubled.
         """
         if not isinstance(network, nn.Module):

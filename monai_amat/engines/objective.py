@@ -1,4 +1,4 @@
-"""What an attack raises: the loss of a frozen network on the batch at hand, and the verdict on it."""
+"""The objective of an attack: the loss of a frozen network on one batch, and the verdict per sample."""
 
 from __future__ import annotations
 

@@ -45,10 +45,10 @@ class PrepareBatchAdversarial(PrepareBatchAttack):
         id_key: where batches carry the sample IDs; see `IndexedDataset`.
         seed_key: where they carry the seed of the random start; without it the image's own content is the seed.
 
-    What it did last is in `last`, for the handlers. Tensors are returned plain, without MONAI metadata.
+    `last` holds the latest attacked batch, for the handlers. Tensors are returned plain, without MONAI metadata.
 
     Raises:
-        TypeError: for a loss that is not per sample, an attack without its two properties, or a radius of no kind.
+        TypeError: for a loss that is not per sample, an attack without its two properties, or a radius of another type.
         ValueError: for a radius that is negative or not finite, an attack that needs verdicts without acceptance, or
             margins whose acceptance or rule does not fit loss or attack.
     """
@@ -84,7 +84,7 @@ class PrepareBatchAdversarial(PrepareBatchAttack):
                 "rule=…), or the tensor margins.values for margins that stay as they are"
             )
         elif not hasattr(radius, "__getitem__") or isinstance(radius, str):
-            raise TypeError(f"radius must be a number or an object with a radius by sample ID, got {radius!r}")
+            raise TypeError(f"radius must be a number or an object with one radius per sample ID, got {radius!r}")
         margins = radius if isinstance(radius, AdaptiveMargins) else None
         if margins is not None and acceptance is not None:
             raise ValueError("radius=AdaptiveMargins(…) has an acceptance already; leave acceptance= out")
@@ -95,11 +95,11 @@ class PrepareBatchAdversarial(PrepareBatchAttack):
             )
         acceptance = acceptance if margins is None else margins.acceptance
         if attack.needs_verdicts and acceptance is None:
-            raise ValueError(f"{type(attack).__name__} follows the acceptance boundary: give acceptance=")
+            raise ValueError(f"{type(attack).__name__} follows the acceptance boundary; give acceptance=")
         unknown = sorted(acceptance.judged - set(loss.judged)) if acceptance is not None else []
         if unknown:
             raise ValueError(
-                f"thresholds are for the terms {unknown}, but {type(loss).__name__} is judged on {list(loss.judged)}; "
+                f"thresholds are for the terms {unknown}, got {type(loss).__name__} with {list(loss.judged)}; "
                 "calibrate with the loss that is trained"
             )
         self.radius: float | RadiusSource = radius
@@ -181,9 +181,11 @@ class PrepareBatchAdversarial(PrepareBatchAttack):
             return torch.full((len(inputs),), self.radius, device=inputs.device)
         if ids is None:
             raise KeyError(
-                f"the batch has no '{self.id_key}', which says whose margin is whose; "
+                f"the batch has no '{self.id_key}', which assigns a margin to each sample; "
                 "wrap the training data set in monai_amat.data.IndexedDataset"
             )
         if len(ids) != len(inputs):
-            raise ValueError(f"the batch has {len(inputs)} samples but {len(ids)} values under '{self.id_key}'")
+            raise ValueError(
+                f"'{self.id_key}' must hold one ID per sample, got {len(ids)} IDs for {len(inputs)} samples"
+            )
         return self.radius[ids].to(inputs.device, torch.float32)

@@ -26,7 +26,7 @@ class PrepareBatchTargets(PrepareBatch):
     Raises:
         ValueError: without any target.
         KeyError: on a batch that lacks one of the keys.
-        TypeError: on a batch that is no dictionary, or where one of the keys holds no tensor.
+        TypeError: on a batch that is not a dictionary, or where one of the keys holds no tensor.
 
     Example:
         >>> batch = {"image": torch.zeros(2, 3, 4, 4), "maps": torch.ones(2, 3, 4, 4), "case": ["001", "002"]}

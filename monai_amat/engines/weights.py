@@ -62,7 +62,7 @@ def load_weights(network: nn.Module, path: str | Path, settings: Mapping[str, An
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is no checkpoint or damaged, of another architecture or other settings, or not finite.
+        ValueError: when it is not a checkpoint or is damaged, of another architecture or other settings, or not finite.
     """
     path = Path(path)
     if not path.is_file():
@@ -103,7 +103,7 @@ def _read(path: Path) -> tuple[Mapping[str, torch.Tensor], Any]:
         if "allowed global" not in str(error.__cause__):
             raise
         raise ValueError(
-            f"{error}. If it holds a whole network, not its weights alone, load it where it was made and save its "
+            f"{error}; if it holds a whole network, not its weights alone, load it where it was made and save its "
             "state_dict(); weights of ultralytics are for YOLOv5 networks"
         ) from error
     state = _weights(content)

@@ -73,7 +73,7 @@ class AdversarialOutputHandler:
             self.prepare_batch.check_compiled(engine.state.batch, engine.network, engine.inferer, engine.state.device)
 
     def _check_loss(self, engine: Any) -> None:
-        # Not at attach: the trainer attaches its handlers before it knows its loss.
+        # Not at attach: the trainer attaches its handlers before its loss is set.
         if engine.loss_function is not self.prepare_batch.loss:
             warnings.warn(
                 f"the trainer minimises {type(engine.loss_function).__name__}, but noise is made and judged by another "

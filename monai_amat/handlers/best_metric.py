@@ -1,4 +1,4 @@
-"""BestMetric: what an evaluator and its savers know of the best validation so far, as a state that can be resumed."""
+"""BestMetric: the best validation so far of an evaluator and its savers, as a state that can be resumed."""
 
 from __future__ import annotations
 

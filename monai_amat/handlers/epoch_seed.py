@@ -1,4 +1,4 @@
-"""EpochSeedHandler: sets the epoch of the data, and restarts the global random generators from it."""
+"""EpochSeedHandler: sets the epoch of the data and seeds the global random generators per epoch."""
 
 from __future__ import annotations
 
@@ -68,9 +68,9 @@ class EpochSeedHandler:
             batches = None
         if batches != epoch_length:
             raise ValueError(
-                f"epoch_length is {epoch_length}, but one pass of the data loader is "
-                f"{'of unknown length' if batches is None else f'{batches} batches'}: passes would straddle epochs and "
-                "a resumed run would see other batches. Leave epoch_length out, and set the length of an epoch with "
+                f"epoch_length must be the number of batches of the data loader, got {epoch_length} for "
+                f"{'a loader of unknown length' if batches is None else f'{batches} batches'}; a resumed run would see "
+                "other batches; leave epoch_length out, and set the length of an epoch with "
                 "SeededSampler(num_samples=epoch_length * batch_size * world_size)"
             )
 
@@ -105,7 +105,7 @@ class EpochSeedHandler:
 
 
 def _parts(loader: Any) -> Iterator[Any]:
-    """The loader and whatever in it may want to know the epoch, each once."""
+    """The loader and the parts of it that may have `set_epoch`, each once."""
     seen: list[Any] = []
     waiting = [loader]
     while waiting:

@@ -32,7 +32,7 @@ class NonFiniteGuardHandler:
     Under gradient accumulation the whole window is thrown away, as a `GradScaler` does it. With an active
     `GradScaler` overflowing gradients are its own business (it lowers its scale); only the loss is judged here.
 
-    In each iteration `engine.state.step_skipped` says whether its gradients were thrown away.
+    In each iteration `engine.state.step_skipped` is whether its gradients were thrown away.
 
     Args:
         max_consecutive: training stops with an error after this many such iterations without a good step between them.

@@ -44,7 +44,7 @@ def plain_state(value: Any, where: str) -> Any:
             copy.__dict__.update(value.__dict__)  # a module's version numbers
         return copy
     raise TypeError(
-        f"the state to save holds a {kind.__module__}.{kind.__qualname__} at {where}. Checkpoints hold only tensors, "
-        "numbers, strings and plain containers of them, so that they load without running code: let the object's "
+        f"the state to save holds a {kind.__module__}.{kind.__qualname__} at {where}; checkpoints hold only tensors, "
+        "numbers, strings and plain containers of them, so that they load without running code; let the object's "
         "state_dict return these"
     )

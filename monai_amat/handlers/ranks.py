@@ -112,7 +112,7 @@ def refuse_separate_processes(what: str) -> None:
         what: name of the work, such as `evaluation`.
 
     Raises:
-        RuntimeError: when the environment names several processes that do not know of each other.
+        RuntimeError: when the environment names several processes without a process group.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size > 1 and not is_distributed():

@@ -47,7 +47,7 @@ class ResumeHandler:
     `EpochSeedHandler` it sees the same data and the same random numbers. A
     trainer whose `run` is called again after a complete epoch keeps its state in memory.
 
-    Under DDP rank 0 writes while the others wait; all read, so `save_dir` must be a folder that all ranks see.
+    Under DDP rank 0 writes while the others wait; all read, so `save_dir` must be a folder that all ranks can read.
 
     Args:
         save_dir: folder for the files; made if missing.
@@ -138,11 +138,13 @@ class ResumeHandler:
             for unfinished in self.save_dir.glob(f".{self.name}_epoch=*"):  # what a kill in mid-writing left behind
                 unfinished.unlink()
         except OSError as error:
-            raise RuntimeError(f"checkpoints cannot be written to {self.save_dir}: {error}.") from error
+            raise RuntimeError(f"checkpoints cannot be written to {self.save_dir}: {error}") from error
 
     def _start(self, engine: Any) -> None:
         if engine.state.epoch_length is None:
-            raise ValueError("ResumeHandler needs the trainer's epoch_length, but its data loader has no length")
+            raise ValueError(
+                "ResumeHandler needs the trainer's epoch_length, got None from a data loader without length; set it"
+            )
         # At STARTED, so as to come last on EPOCH_COMPLETED, behind schedulers and metrics.
         if not engine.has_event_handler(self._epoch_completed, Events.EPOCH_COMPLETED):
             engine.add_event_handler(Events.EPOCH_COMPLETED, self._epoch_completed)
@@ -218,12 +220,12 @@ class ResumeHandler:
                 logger.warning("%s; trying the checkpoint before it", error)
                 continue
             if not isinstance(payload, dict) or payload.get("format") != _FORMAT:
-                raise RuntimeError(f"{path} is no checkpoint of format {_FORMAT}: give another save_dir or name")
+                raise RuntimeError(f"{path} is not a checkpoint of format {_FORMAT}; give another save_dir or name")
             return path, payload
         if files:
             names = ", ".join(path.name for path in files)
             raise RuntimeError(
-                f"none of the checkpoints in {self.save_dir} can be read ({names}): remove them to start anew"
+                f"none of the checkpoints in {self.save_dir} can be read ({names}); remove them to start anew"
             )
         return None
 
@@ -234,7 +236,7 @@ class ResumeHandler:
             if first[0] != epoch:
                 raise RuntimeError(
                     f"rank 0 resumes after epoch {first[0]}, rank {rank()} after epoch {epoch}: {self.save_dir} must "
-                    "be one folder that all ranks see"
+                    "be one folder that all ranks can read"
                 )
 
     def _restore(self, engine: Any, path: Path, payload: dict[str, Any]) -> None:
@@ -257,7 +259,7 @@ class ResumeHandler:
         for name, number in payload["engine"].items():
             setattr(engine.state, name, number)
         self.resumed_from = path
-        logger.info("resumed from %s after epoch %d of %d.", path, payload["epoch"], engine.state.max_epochs)
+        logger.info("resumed from %s after epoch %d of %d", path, payload["epoch"], engine.state.max_epochs)
 
     def _check_belongs(self, engine: Any, path: Path, payload: dict[str, Any], expected: set[str]) -> None:
         refuse_changed(
@@ -282,7 +284,7 @@ class ResumeHandler:
         if missing or unexpected:
             raise RuntimeError(
                 f"{path} does not fit this run: it lacks {sorted(missing) or 'nothing'}, and holds "
-                f"{sorted(unexpected) or 'nothing'} that the run does not know. Give ResumeHandler the same objects "
+                f"{sorted(unexpected) or 'nothing'} that the run does not have; give ResumeHandler the same objects "
                 "and the trainer the same amp as before, or use another save_dir"
             )
 
@@ -293,7 +295,7 @@ def _say_how_to_go_on(saved: int, last: int) -> None:
 
 
 def _numbers(state: Any) -> dict[str, float]:
-    """The trainer's best metric so far and its epoch, as Python numbers; a metric that is no number is left out."""
+    """The trainer's best metric so far and its epoch, as Python numbers; a metric that is not a number is left out."""
     found = {}
     for name in ("best_metric", "best_metric_epoch"):
         value = getattr(state, name, None)
@@ -312,7 +314,7 @@ def _check_architecture(path: Path, name: str, module: nn.Module, state: Mapping
             f"{key}: {there.get(key, 'absent')} there, {here.get(key, 'absent')} here" for key in differing[:3]
         )
         raise RuntimeError(
-            f"{path} holds another architecture of {name!r}: {len(differing)} entries differ ({shown}). Build the "
+            f"{path} holds another architecture of {name!r}: {len(differing)} entries differ ({shown}); build the "
             "network that the run began with, or use another save_dir"
         )
 
@@ -326,4 +328,6 @@ def _check_settings(optimizer: torch.optim.Optimizer) -> None:
     for group in optimizer.param_groups:
         lacking = [key for key in optimizer.defaults if key not in group]
         if lacking:
-            raise ValueError(f"the file's optimiser is no {type(optimizer).__name__}: it has no setting {lacking[0]!r}")
+            raise ValueError(
+                f"the file's optimiser is not {type(optimizer).__name__}: it lacks the setting {lacking[0]!r}"
+            )

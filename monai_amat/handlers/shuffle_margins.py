@@ -1,4 +1,4 @@
-"""ShuffleMarginsHandler: the control in which margins are dealt out at random."""
+"""ShuffleMarginsHandler: a control experiment that assigns the margins to samples at random."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["ShuffleMarginsHandler"]
 
 
 class ShuffleMarginsHandler:
-    """Deal all margins out anew, by chance, at the start of every epoch.
+    """Assign all margins to samples at random, at the start of every epoch.
 
-    The margins keep their distribution and every rule that moves them; only whose is whose is lost. Training that is
-    as good with it as without owes nothing to margins being a sample's own.
+    The distribution of the margins and the rule that moves them stay; only the assignment to samples is lost. If
+    training is as good with this handler as without it, one margin per sample has no benefit.
 
     Args:
         margins: the margins that training uses.
-        seed: the run's seed; what is dealt in an epoch depends on (seed, epoch) alone, so that resuming repeats it and
-            all processes agree.
+        seed: the run's seed; the order in an epoch depends on (seed, epoch) alone, so that a resumed run repeats it
+            and all processes have the same order.
 
     Example:
         >>> from ignite.engine import Engine

@@ -92,7 +92,7 @@ class ThresholdHandler:
 
     def _start(self, engine: Any) -> None:
         refuse_separate_processes("calibration")
-        # Not at attach: the evaluator attaches its handlers before it knows its inferer and mode.
+        # Not at attach: the evaluator attaches its handlers before its inferer and mode are set.
         if not isinstance(engine.inferer, FrozenInferer):
             raise TypeError(
                 "thresholds must be fitted on what the training attack sees: give the evaluator "

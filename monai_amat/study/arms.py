@@ -29,7 +29,9 @@ class Bundle:
 
     def __post_init__(self) -> None:
         if not self.config("train").is_file():
-            raise FileNotFoundError(f"{self.root} is no bundle: it has no configs/train.json")
+            raise FileNotFoundError(
+                f"{self.root} is not a bundle: configs/train.json is missing; give the folder of a bundle"
+            )
 
     def config(self, name: str) -> Path:
         """Path of a config file by name."""

@@ -17,9 +17,9 @@ _NOISE = "noise level ε (L2 norm over the whole image)"
 def prediction_of(parser: ConfigParser, trainer: str) -> str:
     """`sigmoid` where the trainer's loss takes each channel for itself, else `softmax`."""
     loss = _loss(parser, trainer)
-    told = parser.get(loss[1:]) if isinstance(loss, str) and loss.startswith("@") else loss
+    content = parser.get(loss[1:]) if isinstance(loss, str) and loss.startswith("@") else loss
     # Labels that the loss makes one-hot have a channel for the background: the largest channel is the class then.
-    own = isinstance(told, dict) and told.get("sigmoid") is True and told.get("to_onehot_y") is not True
+    own = isinstance(content, dict) and content.get("sigmoid") is True and content.get("to_onehot_y") is not True
     return "sigmoid" if own else "softmax"
 
 
@@ -51,7 +51,7 @@ def attack_overlay(
     network = engine.get("network")
     if not isinstance(network, str) or not network.startswith("@"):
         raise ValueError(
-            f"'{evaluator}#network' is {network!r}; the overlay needs a reference such as '@network' there"
+            f"'{evaluator}::network' is {network!r}; the overlay needs a reference such as '@network' there"
         )
     loader = reference(engine, "val_data_loader", evaluator)
     own = component(parser, loader, "its data loader")
@@ -60,7 +60,7 @@ def attack_overlay(
             "checkpoint": weights,
             "curve": {
                 "_target_": "monai_amat.robustness.RobustnessCurve",
-                "network": f"$monai_amat.engines.load_weights({network}, @amat#checkpoint)",
+                "network": f"$monai_amat.engines.load_weights({network}, @amat::checkpoint)",
                 "data_loader": f"@{loader}",
                 "loss": {"_target_": "monai_amat.losses.PerSample", "loss": _required_loss(parser, trainer)},
                 "attack": attack,
@@ -77,12 +77,12 @@ def attack_overlay(
                 **{key: engine[key] for key in ("inferer", "prepare_batch", "postprocessing") if key in engine},
             },
         },
-        f"{loader}#dataset": {
+        f"{loader}::dataset": {
             "_target_": "monai_amat.data.IndexedDataset",
             "dataset": required(own, "dataset", loader),
         },
         **imports(parser),
-        "run": ["$@amat#curve.run()"],
+        "run": ["$@amat::curve.run()"],
     }
 
 

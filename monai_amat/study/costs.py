@@ -47,7 +47,7 @@ def training_costs(runs: Mapping[str, Mapping[int, Path]], *, std: Mapping[int, 
         std: folders of the clean network's runs by seed, which times are compared with.
 
     Returns:
-        a row an arm and seed: `arm`, `seed`; `training_seconds` by the wall clock, all attempts together,
+        one row per arm and seed: `arm`, `seed`; `training_seconds` by the wall clock, all attempts together,
         start-up and loading included; `seconds_per_epoch`; `gradient_evaluations`, those of the attack in all;
         shares of visits, `accepted` whose noisy sample was and `rejected_before_noise` whose clean sample was not,
         which is attacked and trained on all the same; `relative_to_std`, the training time over that of the clean

@@ -1,4 +1,4 @@
-"""What an overlay reads of the configuration of a bundle that knows nothing of this package."""
+"""What an overlay reads of the configuration of a bundle made without this package."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def components(content: Any, target: str, key: str = "") -> Iterator[tuple[str, 
         yield key, content
     items = content.items() if isinstance(content, dict) else enumerate(content) if isinstance(content, list) else ()
     for name, part in items:
-        yield from components(part, target, f"{key}#{name}" if key else str(name))
+        yield from components(part, target, f"{key}::{name}" if key else str(name))
 
 
 def component(parser: ConfigParser, key: str, what: str) -> dict[str, Any]:
@@ -81,12 +81,14 @@ def reference(part: dict[str, Any], key: str, of: str) -> str:
     """The ID that a key refers to.
 
     Raises:
-        ValueError: when its value is no reference.
+        ValueError: when its value is not a reference.
     """
     value = required(part, key, of)
     if not isinstance(value, str) or not value.startswith("@"):
-        raise ValueError(f"'{of}#{key}' is {value!r}; the overlay needs a reference such as '@train#dataloader' there")
-    return value[1:].replace("::", "#")
+        raise ValueError(
+            f"'{of}::{key}' is {value!r}; the overlay needs a reference such as '@train::dataloader' there"
+        )
+    return value[1:].replace("#", "::")
 
 
 def changes_with_time(parser: ConfigParser, key: str) -> bool:
@@ -101,7 +103,7 @@ def changes_with_time(parser: ConfigParser, key: str) -> bool:
         text = json.dumps(parser.get(name), default=str)
         if _TIME.search(text):
             return True
-        waiting += [found.replace("::", "#") for found in re.findall(r"[@%]([\w#:]+)", text)]
+        waiting += [found.replace("#", "::") for found in re.findall(r"[@%]([\w#:]+)", text)]
     return False
 
 
@@ -109,15 +111,15 @@ def run_id(parser: ConfigParser, engine: str) -> str | None:
     """The ID that runs an engine, where that is not `run`, such as `training` in older bundles."""
     if "run" in parser:
         return None
-    call = f"@{engine}.run(".replace("::", "#")
+    call = f"@{engine}.run(".replace("#", "::")
     for key, value in parser.get().items():
-        if call in json.dumps(value, default=str).replace("::", "#"):
+        if call in json.dumps(value, default=str).replace("#", "::"):
             return str(key)
     return None
 
 
 def resolved(parser: ConfigParser, key: str) -> str:
-    """The value at an ID as text: what an expression comes to, or the expression where that cannot be told."""
+    """The value at an ID as text: what an expression comes to, or the expression itself where that fails."""
     text = str(parser.get(key))
     if not text.startswith(("$", "@", "%")):
         return text

@@ -1,4 +1,4 @@
-"""An overlay that makes any MONAI bundle adversarially trained, or attacks it: what a static file cannot know."""
+"""An overlay that makes any MONAI bundle adversarially trained, or attacks it, made from the bundle's configuration."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def write_overlay(
     num_classes: int | None = None,
     prediction: str | None = None,
     checkpoint: str | Path | None = None,
-    trainer: str = "train#trainer",
-    evaluator: str = "validate#evaluator",
+    trainer: str = "train::trainer",
+    evaluator: str = "validate::evaluator",
 ) -> dict[str, Any]:
     """Read a bundle's configuration and write the overlay that fits it.
 
@@ -40,7 +40,7 @@ def write_overlay(
     `prepare_batch`; everything else stays the bundle's, but for the folders of its `CheckpointSaver`: weights go
     into one named `kind` within, so that the network that is there stays. ξ is kept while training
     (`RunningThresholds`), so that no clean network is needed first; margins wait for a tenth of the training and end
-    at 5 Δ. What is in the overlay's `amat` can be set at the start of a run, as `--amat#max_margin 20`.
+    at 5 Δ. What is in the overlay's `amat` can be set at the start of a run, as `--amat::max_margin 20`.
 
     Args:
         kind: `sat` or `amat` for training, `robustness` for the curve of a trained network.
@@ -54,7 +54,7 @@ def write_overlay(
         num_classes: output channels of the network, background among them with `softmax`; needed for
             `robustness`.
         prediction: `softmax` where channels exclude each other, `sigmoid` where each stands for itself; by default
-            `sigmoid` where the trainer's loss says so, as MONAI's do, of labels that it takes as they are.
+            `sigmoid` where the trainer's loss has `sigmoid=True`, as MONAI's can, of labels that it takes as they are.
         checkpoint: the trained weights, or a reference such as `@ckpt`; needed for `robustness`.
         trainer: id of the trainer.
         evaluator: id of the evaluator, for `robustness`.
@@ -67,6 +67,7 @@ def write_overlay(
         ValueError: for another kind, a path with `#`, numbers out of range, or a configuration without the parts that
             are needed, named.
     """
+    trainer, evaluator = (key.replace("#", "::") for key in (trainer, evaluator))
     if kind not in KINDS:
         raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
     for name, path in (("output", output), *(("config_file", file) for file in config_files)):
@@ -118,8 +119,8 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
     engine = component(parser, trainer, "the trainer")
     loader = reference(engine, "train_data_loader", trainer)
     own = component(parser, loader, "its data loader")
-    dataset = f"{loader}#dataset"
-    prepare = f"{trainer}#prepare_batch"
+    dataset = f"{loader}::dataset"
+    prepare = f"{trainer}::prepare_batch"
     parts: dict[str, Any] = {
         "epsilon": epsilon,
         "loss": {"_target_": "monai_amat.losses.PerSample", "loss": required(engine, "loss_function", trainer)},
@@ -127,9 +128,9 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
         "prepare_batch": {
             "_target_": "monai_amat.engines.PrepareBatchAdversarial",
             "network": required(engine, "network", trainer),
-            "loss": "@amat#loss",
-            "attack": "@amat#attack",
-            "radius": "@amat#epsilon",
+            "loss": "@amat::loss",
+            "attack": "@amat::attack",
+            "radius": "@amat::epsilon",
             **({"prepare_batch": engine["prepare_batch"]} if "prepare_batch" in engine else {}),
         },
         "epoch_seed": {"_target_": "monai_amat.handlers.EpochSeedHandler"},
@@ -139,9 +140,9 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
             "objects": _objects(parser),
             "settings": {
                 "kind": kind,
-                "epsilon": "@amat#epsilon",
-                "steps": "@amat#attack#steps",
-                "clip_range": "@amat#attack#clip_range",
+                "epsilon": "@amat::epsilon",
+                "steps": "@amat::attack::steps",
+                "clip_range": "@amat::attack::clip_range",
             },
         },
     }
@@ -154,22 +155,22 @@ def _training(kind: str, parser: ConfigParser, trainer: str, epsilon: float, att
             "prepare_batch": f"@{prepare}",
         }
     else:
-        attack["random_start"] = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat#epsilon"}
-        length = f"(@{trainer}#epoch_length or len(@{loader}))" if "epoch_length" in engine else f"len(@{loader})"
-        warmup = f"$max(1, @{trainer}#max_epochs * {length} // 10)"
+        attack["random_start"] = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat::epsilon"}
+        length = f"(@{trainer}::epoch_length or len(@{loader}))" if "epoch_length" in engine else f"len(@{loader})"
+        warmup = f"$max(1, @{trainer}::max_epochs * {length} // 10)"
         _adapt(parts, trainer, loader, warmup, table=output_folder(parser, f"{kind}_resume/margins.csv"))
         handlers.insert(1, "margin_stats")
     return {
         "amat": parts,
         dataset: {"_target_": "monai_amat.data.IndexedDataset", "dataset": required(own, "dataset", loader)},
-        f"{trainer}#loss_function": "@amat#loss",
-        prepare: "@amat#prepare_batch",
-        **{f"{key}#save_dir": _within(parser, saver["save_dir"], kind) for key, saver in savers},
+        f"{trainer}::loss_function": "@amat::loss",
+        prepare: "@amat::prepare_batch",
+        **{f"{key}::save_dir": _within(parser, saver["save_dir"], kind) for key, saver in savers},
         **imports(parser),
         # Attached by initialize, not through the list of handlers: bundles slice that list by rank.
         ("+initialize" if "initialize" in parser else "initialize"): [
-            f"$monai_amat.handlers.keep_apart([{', '.join(f'@{key}' for key, _ in savers)}], @amat#production)",
-            *(f"$@amat#{name}.attach(@{trainer})" for name in handlers),
+            f"$monai_amat.handlers.keep_apart([{', '.join(f'@{key}' for key, _ in savers)}], @amat::production)",
+            *(f"$@amat::{name}.attach(@{trainer})" for name in handlers),
         ],
     }
 
@@ -184,14 +185,14 @@ def _objects(parser: ConfigParser) -> dict[str, Any]:
     for key, handler in components(parser.get(), "LrScheduleHandler"):
         own = handler.get("lr_scheduler")
         name = f"lr_scheduler_{len(found) + 1}" if found else "lr_scheduler"
-        found[name] = own if isinstance(own, str) and own.startswith("@") else f"@{key}#lr_scheduler"
+        found[name] = own if isinstance(own, str) and own.startswith("@") else f"@{key}::lr_scheduler"
     for key, _ in components(parser.get(), "Evaluator"):
         savers = [
             f"@{saver}"
             for saver, content in components(parser.get(), "CheckpointSaver")
-            if saver.split("#")[0] == key.split("#")[0] and content.get("save_key_metric")
+            if saver.split("::")[0] == key.split("::")[0] and content.get("save_key_metric")
         ]
-        found[f"best of {key.replace('#', ' ')}"] = {
+        found[f"best of {key.replace('::', ' ')}"] = {
             "_target_": "monai_amat.handlers.BestMetric",
             "evaluator": f"@{key}",
             "savers": savers,
@@ -202,45 +203,45 @@ def _objects(parser: ConfigParser) -> dict[str, Any]:
 def _adapt(parts: dict[str, Any], trainer: str, loader: str, warmup: str, table: str) -> None:
     """Every sample's own margin in the place of ε."""
     parts |= {
-        "max_margin": f"${_CAP} * @amat#epsilon",
+        "max_margin": f"${_CAP} * @amat::epsilon",
         "warmup": warmup,
         "margins": {
             "_target_": "monai_amat.margins.SampleMargins",
-            "size": f"$len(@{loader}#dataset)",
-            "initial": "@amat#epsilon",
-            "fingerprint": f"$@{loader}#dataset.fingerprint",
+            "size": f"$len(@{loader}::dataset)",
+            "initial": "@amat::epsilon",
+            "fingerprint": f"$@{loader}::dataset.fingerprint",
         },
-        "thresholds": {"_target_": "monai_amat.margins.RunningThresholds", "warmup": "@amat#warmup"},
-        "acceptance": {"_target_": "monai_amat.margins.Absolute", "thresholds": "@amat#thresholds"},
+        "thresholds": {"_target_": "monai_amat.margins.RunningThresholds", "warmup": "@amat::warmup"},
+        "acceptance": {"_target_": "monai_amat.margins.Absolute", "thresholds": "@amat::thresholds"},
         "adaptive_margins": {
             "_target_": "monai_amat.margins.AdaptiveMargins",
-            "margins": "@amat#margins",
-            "acceptance": "@amat#acceptance",
+            "margins": "@amat::margins",
+            "acceptance": "@amat::acceptance",
             "rule": {
                 "_target_": "monai_amat.margins.PaperRule",
-                "step": "@amat#epsilon",
-                "max_margin": "@amat#max_margin",
+                "step": "@amat::epsilon",
+                "max_margin": "@amat::max_margin",
             },
         },
         "handler": {
             "_target_": "monai_amat.handlers.AdaptiveMarginHandler",
-            "prepare_batch": f"@{trainer}#prepare_batch",
+            "prepare_batch": f"@{trainer}::prepare_batch",
         },
         "margin_stats": {
             "_target_": "monai_amat.handlers.MarginStatsHandler",
-            "margins": "@amat#handler",
+            "margins": "@amat::handler",
             "path": table,
         },
     }
-    parts["prepare_batch"]["radius"] = "@amat#adaptive_margins"
-    parts["resume"]["objects"] |= {"margins": "@amat#adaptive_margins"}
-    parts["resume"]["settings"] |= {"max_margin": "@amat#max_margin", "warmup": "@amat#warmup"}
+    parts["prepare_batch"]["radius"] = "@amat::adaptive_margins"
+    parts["resume"]["objects"] |= {"margins": "@amat::adaptive_margins"}
+    parts["resume"]["settings"] |= {"max_margin": "@amat::max_margin", "warmup": "@amat::warmup"}
 
 
 def _within(parser: ConfigParser, folder: str, name: str) -> str:
     """A folder of a configuration with one more name: a path, a reference, a macro or an expression."""
     while folder.startswith("%"):
-        folder = str(parser.get(folder[1:].replace("::", "#")))
+        folder = str(parser.get(folder[1:].replace("#", "::")))
     if folder.startswith(("$", "@")):
         return f"$str({folder.removeprefix('$')}) + '/{name}'"
     return f"{folder}/{name}"

@@ -45,8 +45,8 @@ class StudyPlan:
         compared_with: the arm that all others are compared with, as it is written; the first by default.
 
     Raises:
-        ValueError: for values that nothing reads or that the study sets itself, a name that is no folder's or is taken,
-            or what the bundle has no config file for.
+        ValueError: for values that nothing reads or that the study sets itself, a name that cannot name a folder or is
+            taken, or what the bundle has no config file for.
     """
 
     bundle: Bundle
@@ -65,7 +65,7 @@ class StudyPlan:
         self._check_evaluation()
         if self.strength and not self.bundle.config("strength").is_file():
             raise ValueError(
-                f"{self.bundle.root} has no configs/strength.json, which says what to try against a trained network; "
+                f"{self.bundle.root} has no configs/strength.json, which lists the attacks on a trained network; "
                 "leave strength out, or write that file"
             )
         given = [*self.values, *(key for arm in self.arms for key, _ in arm.values)]
@@ -202,14 +202,14 @@ class StudyPlan:
         paths: Mapping[str, Path] | None = None,
         after: Sequence[Step] = (),
     ) -> Step:
-        # The attack on a trained network knows nothing of how it was trained.
+        # The attack on a trained network takes none of the training's values.
         files = ["train", *(arm.overlays if name == "train" else ()), *configs]
         # An arm is a way of training: what it sets must not make it be attacked in another way than the others. What
         # its network is made of goes along, or its weights would not fit.
         own = dict(arm.values) if name == "train" else self._shape(arm)
 
         def reads(key: str) -> bool:
-            if (key, *files) not in self._read:  # it takes milliseconds, and seeds ask the same
+            if (key, *files) not in self._read:  # it takes milliseconds, and all seeds have the same
                 self._read[key, *files] = self.bundle.concerns(key, files, self.overlays)
             return self._read[key, *files]
 

@@ -95,7 +95,7 @@ def _describe_study(plan: StudyPlan, summary: Path, seconds: Mapping[str, float]
 
 
 def _without_folders(text: str, plan: StudyPlan) -> str:
-    """A value with the files that it names told from the study's folder on, others by their name alone."""
+    """A value with paths inside the study's folder made relative to that folder, other paths cut to the file name."""
 
     def shortened(found: re.Match[str]) -> str:
         path = Path(found[0])
@@ -117,7 +117,7 @@ def _draw_margins(plan: StudyPlan) -> None:
         if "margin_stats" not in parser or not (run / "margins.csv").is_file() or not checkpoints:
             continue
         margins = torch.load(checkpoints[-1], weights_only=True)["objects"]["margins"]["values"]
-        groups = _value(parser, "margin_stats#groups") or ["all samples"] * len(margins)
+        groups = _value(parser, "margin_stats::groups") or ["all samples"] * len(margins)
         drawn[arm.label] = TrainedMargins(pd.read_csv(run / "margins.csv"), margins, groups)
     if drawn:
         plot_margins(drawn, plan.results_dir / "margins.png")
@@ -133,7 +133,7 @@ def _draw_examples(plan: StudyPlan, parser: ConfigParser) -> None:
         weights = own.get_parsed_content("checkpoint")
         networks[arm.label] = load_weights(own.get_parsed_content("network_def"), weights)
     examples = parser.get_parsed_content("examples")
-    examples.draw(networks, parser.get_parsed_content("validate#dataset"), plan.results_dir / "examples.png")
+    examples.draw(networks, parser.get_parsed_content("validate::dataset"), plan.results_dir / "examples.png")
 
 
 def _value(parser: ConfigParser, key: str) -> Any:

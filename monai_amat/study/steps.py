@@ -229,9 +229,9 @@ def _spent_until_killed(opened: Mapping[str, Any] | None, log: Path) -> float:
     """Seconds of an attempt that was killed with its study: it was alive when it last wrote to its log."""
     if opened is None or not log.is_file():
         return 0.0
-    told = log.stat()
+    status = log.stat()
     # A copy of the log has been written when it was copied.
-    return max(0.0, told.st_mtime - opened["since"]) if told.st_ino == opened["inode"] else 0.0
+    return max(0.0, status.st_mtime - opened["since"]) if status.st_ino == opened["inode"] else 0.0
 
 
 def _cause(errors: str) -> str:

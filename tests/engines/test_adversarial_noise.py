@@ -177,7 +177,7 @@ def test_a_volume_through_a_3d_network() -> None:
 def test_a_missing_key_is_named(missing: str) -> None:
     of = item()
     del of[missing]
-    with pytest.raises(KeyError, match=f"AdversarialNoised needs '{missing}', but the item has"):
+    with pytest.raises(KeyError, match=f"AdversarialNoised needs '{missing}', got an item with"):
         noised()(of)
 
 

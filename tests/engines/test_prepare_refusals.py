@@ -38,7 +38,7 @@ def test_impossible_radii_are_refused(wrong: float) -> None:
 
 @pytest.mark.parametrize("wrong", ["2.5", None, object()])
 def test_a_radius_is_a_number_or_goes_by_id(wrong: Any) -> None:
-    with pytest.raises(TypeError, match="radius must be a number or an object with a radius by sample ID"):
+    with pytest.raises(TypeError, match="radius must be a number or an object with one radius per sample ID"):
         adversarial(radius=wrong)
 
 
@@ -50,14 +50,14 @@ def test_numbers_of_any_kind_are_radii() -> None:
 
 def test_attacks_that_follow_a_boundary_need_one_and_are_not_for_evaluation() -> None:
     for attack in (BoundaryPGD(), Restarts(BoundaryPGD(), 2)):
-        with pytest.raises(ValueError, match="follows the acceptance boundary: give acceptance="):
+        with pytest.raises(ValueError, match="follows the acceptance boundary; give acceptance="):
             adversarial(attack=attack)
     with pytest.raises(ValueError, match="BoundaryPGD stops at a boundary and cannot be used for evaluation"):
         noisy(instance_net(), attack=BoundaryPGD())
 
 
 def test_thresholds_must_be_for_the_judged_terms() -> None:
-    with pytest.raises(ValueError, match=r"for the terms \['dice'\], but DiceCELoss is judged on \['total'\]"):
+    with pytest.raises(ValueError, match=r"for the terms \['dice'\], got DiceCELoss with \['total'\]"):
         adversarial(acceptance=Absolute({"dice": 1.0, "total": 1.0}))
 
 
@@ -70,7 +70,7 @@ def test_margins_need_ids() -> None:
         prepare({key: of[key] for key in ("image", "label")})
     with pytest.raises(KeyError, match="no 'sample_id'"):
         prepare((of["image"], of["label"]))
-    with pytest.raises(ValueError, match="4 samples but 3 values under 'sample_id'"):
+    with pytest.raises(ValueError, match="'sample_id' must hold one ID per sample, got 3 IDs for 4 samples"):
         prepare({**of, "sample_id": torch.arange(3)})
     with pytest.raises(IndexError, match=r"0 … 3, got 1 … 4"):
         prepare({**of, "sample_id": torch.arange(1, 5)})

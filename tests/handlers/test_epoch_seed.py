@@ -125,7 +125,7 @@ def test_epoch_cut_short_does_not_leak_into_the_next(workers: int) -> None:
 @pytest.mark.parametrize("epoch_length", [4, 50])
 def test_epoch_that_is_not_one_pass_is_refused(epoch_length: int) -> None:
     with pytest.raises(
-        ValueError, match=f"epoch_length is {epoch_length}, but one pass of the data loader is 6 batches"
+        ValueError, match=f"epoch_length must be the number of batches .*, got {epoch_length} for 6 batches"
     ):
         trainer(DataLoader(Dataset(DATA)), epoch_length=epoch_length).run()
 

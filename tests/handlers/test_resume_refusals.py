@@ -49,7 +49,7 @@ def test_files_of_other_runs_are_refused_by_name(tmp_path: Path) -> None:
     refused(
         r"another architecture of 'network'.*0\.weight: \(2, 1, 3, 3\) there, \(3, 1, 3, 3\) here", tmp_path, width=3
     )
-    refused(r"cannot restore 'optimizer'.*no SGD", tmp_path, optimizer=torch.optim.SGD)
+    refused(r"cannot restore 'optimizer'.*is not SGD", tmp_path, optimizer=torch.optim.SGD)
     refused(r"lacks nothing, and holds \['guard', 'scheduler'\]", tmp_path, settings={"objects": None})
     margins = {"margins": Margins("a")}
     refused(r"lacks \['margins'\], and holds \['guard', 'scheduler'\]", tmp_path, settings={"objects": margins})
@@ -65,7 +65,7 @@ def test_another_data_set_is_refused(tmp_path: Path) -> None:
 
 def test_file_of_another_format_is_refused(tmp_path: Path) -> None:
     torch.save({"format": 2}, tmp_path / "resume_epoch=0001.pt")
-    refused("no checkpoint of format 1", tmp_path)
+    refused("is not a checkpoint of format 1", tmp_path)
 
 
 # ----------------------------------------------------------------------- settings
@@ -137,7 +137,7 @@ def test_loader_without_length_is_refused(tmp_path: Path) -> None:
         "cpu", 1, DataLoader(Stream()), network, torch.optim.SGD(network.parameters(), 0.1), nn.MSELoss()
     )
     ResumeHandler(tmp_path).attach(engine)
-    with pytest.raises(ValueError, match="no length"):
+    with pytest.raises(ValueError, match="without length"):
         engine.run()
 
 

@@ -10,7 +10,7 @@ from monai_amat.margins import SampleMargins
 def shuffled(
     *, seed: int = 0, epochs: int = 3, from_epoch: int = 0, start: torch.Tensor | None = None
 ) -> list[list[float]]:
-    """The margins in every epoch of a run of two steps an epoch, in which nothing else moves them."""
+    """The margins in every epoch of a run with two steps per epoch, in which nothing else moves them."""
     margins = SampleMargins(20, initial=1.0)
     margins.values = torch.arange(20.0) if start is None else start.clone()
     trainer = Engine(lambda engine, batch: None)
@@ -20,11 +20,11 @@ def shuffled(
     if from_epoch:
         trainer.load_state_dict({"epoch": from_epoch, "max_epochs": epochs, "epoch_length": 2})
     trainer.run([0, 1], max_epochs=epochs)
-    assert seen[::2] == seen[1::2]  # once an epoch, not a step
+    assert seen[::2] == seen[1::2]  # once per epoch, not per step
     return seen[::2]
 
 
-def test_margins_are_dealt_out_anew_every_epoch() -> None:
+def test_margins_are_assigned_anew_every_epoch() -> None:
     epochs = shuffled()
     for margins in epochs:
         assert sorted(margins) == [float(i) for i in range(20)]

@@ -116,7 +116,7 @@ def test_folders_are_no_deeper_than_one(bundle: Bundle) -> None:
 
 
 def test_a_folder_that_is_no_bundle_is_named(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"is no bundle: it has no configs/train\.json"):
+    with pytest.raises(FileNotFoundError, match=r"is not a bundle: configs/train\.json is missing"):
         Bundle(tmp_path)
 
 

@@ -270,7 +270,7 @@ def test_what_cannot_be_studied_is_refused_at_once(
 def test_missing_folders_are_named(study: Any, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=f"no data set at {tmp_path / 'absent'}"):
         study("std", dataset_dir=tmp_path / "absent")
-    with pytest.raises(FileNotFoundError, match="is no bundle"):
+    with pytest.raises(FileNotFoundError, match="is not a bundle"):
         study("std", bundle=tmp_path)
 
 

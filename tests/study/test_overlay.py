@@ -24,7 +24,7 @@ def test_foreign_bundle_trains_adversarially(foreign: Path, kind: str) -> None:
     overlay = foreign.with_name(f"{kind}.json")
     assert main(["overlay", kind, "--config_file", str(foreign), "--output", str(overlay)]) == 0
     run = workflow(foreign, overlay)
-    trainer = run.parser.get_parsed_content("train#trainer")
+    trainer = run.parser.get_parsed_content("train::trainer")
     inner = trainer.prepare_batch
     run.run()
     last = inner.last
@@ -43,7 +43,7 @@ def test_attacks_are_the_papers(foreign: Path, tmp_path: Path) -> None:
     given: dict[str, Any] = {"steps": 10, "num_classes": 2, "checkpoint": tmp_path / "model.pt"}
     made = {kind: write_overlay(kind, [foreign], tmp_path / "x.json", **given)["amat"] for kind in KINDS}
     target = {"_target_": "monai_amat.attacks.ProjectedGradientDescent", "steps": 10, "clip_range": None}
-    inner = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat#epsilon"}
+    inner = {"_target_": "monai_amat.attacks.InnerStart", "step": "@amat::epsilon"}
     assert made["sat"]["attack"] == {**target, "rel_step": 0.4}
     assert made["amat"]["attack"] == {**target, "rel_step": 0.4, "random_start": inner}
     assert made["robustness"]["curve"]["attack"] == {**target, "rel_step": 0.5}
@@ -54,10 +54,10 @@ def test_margins_move_after_a_tenth_of_the_training_and_end_at_the_cap(foreign: 
     # The paper's rule where every noise is accepted: thresholds above any loss.
     overlay = foreign.with_name("amat.json")
     write_overlay("amat", [foreign], overlay, epsilon=0.5, steps=2, clip_range=(0.0, 5.0))
-    run = workflow(foreign, overlay, **{"train#trainer#max_epochs": 20, "amat#thresholds#k": 1000.0})
-    trainer = run.parser.get_parsed_content("train#trainer")
+    run = workflow(foreign, overlay, **{"train::trainer::max_epochs": 20, "amat::thresholds::k": 1000.0})
+    trainer = run.parser.get_parsed_content("train::trainer")
     run.run()
-    assert run.parser.get_parsed_content("amat#warmup") == 4  # of 40 steps
+    assert run.parser.get_parsed_content("amat::warmup") == 4  # of 40 steps
     margins = trainer.prepare_batch.radius
     assert margins.values.max() == pytest.approx(2.5)
     assert margins.values.max() > 1.0
@@ -70,7 +70,7 @@ def test_margins_move_after_a_tenth_of_the_training_and_end_at_the_cap(foreign: 
 def test_a_warm_up_longer_than_the_training_is_said(foreign: Path, caplog: Any) -> None:
     overlay = foreign.with_name("amat.json")
     write_overlay("amat", [foreign], overlay, steps=1)
-    workflow(foreign, overlay, **{"amat#warmup": 100}).run()
+    workflow(foreign, overlay, **{"amat::warmup": 100}).run()
     assert "warm-up of the running thresholds takes 100 steps, but training ended after 4 of them" in caplog.text
 
 
@@ -108,7 +108,7 @@ def test_the_command_line_says_what_comes_next(foreign: Path, capsys: Any) -> No
     weights.touch()
     more = ["--num_classes", "1", "--prediction", "sigmoid", "--checkpoint", str(weights)]
     assert main(["overlay", "robustness", "--config_file", str(foreign), "--output", str(out), *more]) == 0
-    assert "for another folder give --amat#curve#output_dir" in capsys.readouterr().out
+    assert "for another folder give --amat::curve::output_dir" in capsys.readouterr().out
     assert json.loads(out.read_text())["amat"]["curve"]["metric"]["prediction"] == "sigmoid"
 
 
@@ -168,7 +168,7 @@ def test_foreign_bundle_is_attacked(foreign: Path, tmp_path: Path) -> None:
 
 
 def test_errors_name_what_is_missing(foreign: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="has no 'teach#trainer'"):
+    with pytest.raises(ValueError, match="has no 'teach::trainer'"):
         write_overlay("sat", [foreign], tmp_path / "x.json", trainer="teach#trainer")
     with pytest.raises(ValueError, match="num_classes"):
         write_overlay("robustness", [foreign], tmp_path / "x.json")
@@ -181,6 +181,6 @@ def test_errors_name_what_is_missing(foreign: Path, tmp_path: Path) -> None:
     content = json.loads(foreign.read_text())
     content["train"]["trainer"]["train_data_loader"] = {"_target_": "DataLoader"}
     foreign.write_text(json.dumps(content))
-    with pytest.raises(ValueError, match="needs a reference such as '@train#dataloader'"):
+    with pytest.raises(ValueError, match="needs a reference such as '@train::dataloader'"):
         write_overlay("amat", [foreign], tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()

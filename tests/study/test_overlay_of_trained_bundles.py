@@ -69,7 +69,7 @@ def zoo(change: Callable[..., Path]) -> Path:
 def trained(config: Path, overlay: Path, output: Path, *runs: int) -> tuple[list[float], dict[str, torch.Tensor]]:
     """The learning rates at the end and the network that is kept, after runs up to so many epochs."""
     for epochs in runs:
-        run = workflow(config, overlay, **{"output_dir": str(output), "train#trainer#max_epochs": epochs})
+        run = workflow(config, overlay, **{"output_dir": str(output), "train::trainer::max_epochs": epochs})
         run.run()
         optimizer = run.parser.get_parsed_content("optimizer")
     best = torch.load(output / "models" / "sat" / "best.pt", weights_only=True)
@@ -89,9 +89,9 @@ def test_the_bundles_own_folder_is_refused_wherever_it_is_set(zoo: Path, tmp_pat
     overlay = zoo.with_name("sat.json")
     write_overlay("sat", [zoo], overlay, steps=1)
     with pytest.raises(RuntimeError) as caught:
-        workflow(zoo, overlay, **{"validate#handlers#0#save_dir": str(tmp_path / "out" / "models")})
+        workflow(zoo, overlay, **{"validate::handlers::0::save_dir": str(tmp_path / "out" / "models")})
     assert "where the bundle keeps its own network" in str(caught.value.__cause__)
-    workflow(zoo, overlay, **{"validate#handlers#0#save_dir": str(tmp_path / "elsewhere")})
+    workflow(zoo, overlay, **{"validate::handlers::0::save_dir": str(tmp_path / "elsewhere")})
 
 
 @pytest.mark.parametrize("folder", ["user@site", "$HOME", "2024", "ünï 😀"])
@@ -103,7 +103,7 @@ def test_weights_may_lie_in_a_folder_of_any_name(folder: str, zoo: Path, tmp_pat
     torch.save(network.state_dict(), weights)
     overlay = zoo.with_name("attack.json")
     write_overlay("robustness", [zoo], overlay, num_classes=2, checkpoint=str(weights), noise_levels=[0.0])
-    curve = workflow(zoo, overlay).parser.get_parsed_content("amat#curve")
+    curve = workflow(zoo, overlay).parser.get_parsed_content("amat::curve")
     assert torch.equal(*(next(iter(each.state_dict().values())) for each in (curve.network, network)))
 
 
@@ -149,7 +149,7 @@ def test_a_bundle_without_a_part_is_refused(key: str, how: str, change: Callable
         if how == "missing":
             del content["train"]["trainer"][key]
 
-    with pytest.raises(ValueError, match=f"'train#trainer' has no '{key}'"):
+    with pytest.raises(ValueError, match=f"'train::trainer' has no '{key}'"):
         write_overlay("sat", [change(spoil)], tmp_path / "x.json")
     assert not (tmp_path / "x.json").exists()
 
@@ -159,7 +159,7 @@ def test_an_attack_needs_the_loss(change: Callable[..., Path], tmp_path: Path) -
         del content["train"]["trainer"]["loss_function"]
 
     config = change(spoil)
-    with pytest.raises(ValueError, match="'train#trainer' has no 'loss_function'"):
+    with pytest.raises(ValueError, match="'train::trainer' has no 'loss_function'"):
         write_overlay("robustness", [config], tmp_path / "x.json", num_classes=2, checkpoint="@weights")
 
 

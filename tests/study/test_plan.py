@@ -273,7 +273,7 @@ def test_the_strength_of_another_evaluation_lies_beside_it(bundle: Bundle) -> No
 
 def test_strength_needs_a_config_file(bundle: Bundle) -> None:
     bundle.config("strength").unlink()
-    with pytest.raises(ValueError, match=r"has no configs/strength\.json, which says what to try"):
+    with pytest.raises(ValueError, match=r"has no configs/strength\.json, which lists the attacks"):
         plan(bundle, "std", strength=True)
 
 

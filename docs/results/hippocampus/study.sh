@@ -16,7 +16,7 @@ test="--section test --evaluation_steps 100 --test_slices 70"
 
 # One seed of every rule, acceptance and control: settings are chosen on the validation volumes, then all are tested.
 arms="std sat:1 sat:5 sat:10 sat:15 sat_uniform:15 sat_ramp:15 amat amat_path amat_boundary amat_running amat_shuffled
-    amat_relative:max_margin=15 amat_relative:tolerance=0.3,max_margin=15,rule#decay=0.8 amat_balanced
+    amat_relative:max_margin=15 amat_relative:tolerance=0.3,max_margin=15,rule::decay=0.8 amat_balanced
     amat_balanced+amat_shuffled"
 study --output_dir "$out/arms" --arms $arms --max_epochs 40 $validation
 study --output_dir "$out/arms" --arms $arms --max_epochs 40 $test
@@ -29,4 +29,4 @@ study --output_dir "$out/arms" --arms std sat:10 amat amat_shuffled amat_balance
 study --output_dir "$out/long" --arms std sat:10 amat --max_epochs 120 $test
 
 # Dice over the classes that are present in a slice, instead of all.
-study --output_dir "$out/present" --arms std sat:10 amat --max_epochs 40 --loss#dice_over present $test
+study --output_dir "$out/present" --arms std sat:10 amat --max_epochs 40 --loss::dice_over present $test

@@ -1,4 +1,4 @@
-"""Equation 1 with the criterion of another package: the mean over the clean and the noisy half."""
+"""HalvedCriterion: the mean of an ultralytics criterion over the clean and the noisy half (equation 1)."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ DOUBLED = "amat_doubled"
 class HalvedCriterion:
     """Ultralytics' criterion for a doubled batch `[x ; x̃]`.
 
-    It normalises over its batch and multiplies by the number of images, which would double the gradient of a doubled
-    batch. Here each half is a batch of its own, and the halves' mean is the loss; with x̃ = x it is that of x alone, to
-    the digit. Any other batch goes through as it is.
+    The criterion normalises over its batch and multiplies by the number of images, which would double the gradient of
+    a doubled batch. This class calls the criterion once per half and returns the mean of both; with x̃ = x that is the
+    loss of x alone, to the digit. A batch without the key `DOUBLED` is given to the criterion unchanged.
 
     Args:
         criterion: `criterion(preds, batch) -> (loss, items)`.
@@ -39,14 +39,14 @@ class HalvedCriterion:
         """Loss and its items."""
         if not batch.get(DOUBLED):
             return self.criterion(preds, batch)
-        # Both halves have the same truth, which stands in the batch twice.
+        # Both halves have the same ground truth, which the batch contains twice.
         truth = {name: batch[name][: len(batch[name]) // 2] for name in ("batch_idx", "cls", "bboxes")}
         halves = [self.criterion(tree_map(part, preds), truth) for part in (_first, _second)]
         mean: tuple[Any, Any] = tree_map(lambda clean, noisy: (clean + noisy) / 2, *halves)
         return mean
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Any:
-        """A copy of the criterion inside: what their checkpoints hold of a model must load without this package."""
+        """A copy of the inner criterion: ultralytics saves it with the model, to be loaded without this package."""
         return copy.deepcopy(self.criterion, memo)
 
 

@@ -1,4 +1,4 @@
-"""Margins beside the checkpoints of another package's trainer."""
+"""Files with margins beside the checkpoints of ultralytics' trainer."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def margin_file(checkpoint: str | Path) -> Path:
 def save_margins(checkpoint: str | Path, epoch: int, state: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
     """Write the state after an epoch, whole or not at all, and keep that after the one before.
 
-    The checkpoint and this file cannot appear at once. This one is written first, so that whichever of two epochs the
-    checkpoint is of after a kill, its margins are here.
+    The checkpoint and this file cannot appear at once. This one is written first, so that after a kill it
+    holds the margins of the checkpoint's epoch, whether that is the last epoch or the one before.
 
     Args:
         checkpoint: the checkpoint it belongs to.
@@ -55,21 +55,21 @@ def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]
         settings: those of this run.
 
     Raises:
-        FileNotFoundError: when there is no file of margins beside it.
-        ValueError: when that is none, of other epochs, or made under other settings.
+        FileNotFoundError: when there is no file of margins beside the checkpoint.
+        ValueError: when the file is not a file of margins, holds other epochs, or was made under other settings.
     """
     file = margin_file(checkpoint)
     if not file.is_file():
         raise FileNotFoundError(
-            f"{checkpoint} is to be resumed, but there is no {file} beside it, which holds its margins: copy both, or "
+            f"{checkpoint} is to be resumed, but its margins, {file}, are missing; copy both files, or "
             "start anew from its weights"
         )
     content = _read(file)
     refuse_changed(file, content["settings"], settings, "go on with the same settings", error=ValueError)
     if epoch not in content["epochs"]:
         raise ValueError(
-            f"{file} holds the margins after epochs {sorted(content['epochs'])}, but {checkpoint} is of epoch {epoch}: "
-            "they do not belong together"
+            f"{file} holds the margins after epochs {sorted(content['epochs'])}, but {checkpoint} is of epoch {epoch}; "
+            "copy both files of one run"
         )
     found: dict[str, Any] = content["epochs"][epoch]
     return found
@@ -78,5 +78,7 @@ def load_margins(checkpoint: str | Path, epoch: int, settings: Mapping[str, Any]
 def _read(file: Path) -> dict[str, Any]:
     content = load_checkpoint(file)
     if not isinstance(content, dict) or content.get("format") != _FORMAT:
-        raise ValueError(f"{file} is no file of margins of format {_FORMAT}")
+        raise ValueError(
+            f"{file} is not a file of margins of format {_FORMAT}; copy the one that was written with the checkpoint"
+        )
     return content

@@ -1,17 +1,19 @@
-"""AMATDetectionTrainer: adversarial training with adaptive margins in ultralytics' own training loop."""
+"""AMATDetectionTrainer: adversarial training with adaptive margins in the training loop of ultralytics."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from monai_amat.data.source import source_fingerprint
-from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchTargets
+from monai_amat.engines import PrepareBatchAdversarial, PrepareBatchTargets, frozen
+from monai_amat.engines.objective import measure
 from monai_amat.integrations.ultralytics.halved_criterion import DOUBLED, HalvedCriterion
 from monai_amat.integrations.ultralytics.margin_files import load_margins, margin_file, save_margins
 from monai_amat.integrations.ultralytics.settings import AMATSettings
@@ -22,7 +24,7 @@ from monai_amat.tasks.detection.network.quiet_import import from_ultralytics, op
 
 __all__ = ["AMATDetectionTrainer", "padded_targets"]
 
-logger = logging.getLogger("ultralytics")  # beside the lines of their trainer
+logger = logging.getLogger("ultralytics")  # the log of ultralytics' trainer
 
 _MIXING = ("mosaic", "mixup", "cutmix", "copy_paste", "multi_scale")
 
@@ -30,30 +32,30 @@ _MIXING = ("mosaic", "mixup", "cutmix", "copy_paste", "multi_scale")
 class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignore[misc]
     """Training with ultralytics' own commands: `YOLO("yolov5n.yaml").train(trainer=AMATDetectionTrainer, data=…)`.
 
-    Their loop, optimiser, averaged weights, validation and checkpoints; in it, each batch becomes `[x ; x̃]` and the
-    loss is the mean of their criterion over both halves (equation 1). Noise is made by raising, and judged by,
-    `DetectionLoss` of each image, seen through `frozen`; its three
-    terms have a threshold each. At radius 0 it is their trainer, gradient for gradient.
+    Loop, optimiser, averaged weights, validation and checkpoints are those of `DetectionTrainer` of ultralytics. Each
+    batch becomes `[x ; x̃]`, and the loss is the mean of the model's criterion over both halves (equation 1). The attack
+    raises `DetectionLoss` per image, measured on the frozen network (`frozen`), and the same loss judges the noise with
+    one threshold for each of its three terms. At radius 0 the gradients equal those of `DetectionTrainer`.
 
-    A margin belongs to an image: mosaic, mixup, cutmix, copy-paste and `multi_scale` are off, and asking for one is
-    an error. An image is known by its place in the sorted list of files.
+    There is one margin per image: mosaic, mixup, cutmix, copy-paste and `multi_scale` are off, and switching one on is
+    an error. The ID of an image is its position in the sorted list of files.
 
-    Margins go beside the checkpoints, `last_margins.pt` beside `last.pt`, and are as they were when training is
-    resumed (`YOLO("…/last.pt").train(resume=True, trainer=…)`). Weights are resumed as their trainer does it: from
+    Margins are saved beside the checkpoints, `last_margins.pt` beside `last.pt`, and are restored when training is
+    resumed (`YOLO("…/last.pt").train(resume=True, trainer=…)`). Weights are resumed as in `DetectionTrainer`: from
     averaged weights in half precision, not to the digit.
 
-    One device. Models whose head gives box distributions: YOLOv5, v8, v9, 11.
+    Training runs on one device. The model's head must give box distributions: YOLOv5, v8, v9, 11.
 
     Args:
-        cfg: as their trainer takes it.
-        overrides: likewise.
-        _callbacks: likewise.
+        cfg: as `DetectionTrainer` takes it.
+        overrides: as `DetectionTrainer` takes them.
+        _callbacks: as `DetectionTrainer` takes them.
         settings: margins, attack and thresholds. `train(trainer=…)` calls with the first three only: give
             `functools.partial(AMATDetectionTrainer, settings=AMATSettings(…))`, or a subclass with a class attribute
             `settings`.
 
     Attributes:
-        margins: after the start of training, the margins by the order of `image_files`; None at a constant radius.
+        margins: after the start of training, the margins in the order of `image_files`; None at a constant radius.
         image_files: the training images.
 
     Raises:
@@ -77,49 +79,51 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         self._prepare: PrepareBatchAdversarial | None = None
         self._epoch_started: tuple[int, dict[str, Any]] | None = None
         self._verdicts: list[Tensor] = []
+        self._steps_of_epoch = 0
         self._without_torchvision: Callable[[], AbstractContextManager[None]] = nullcontext
         defaults = from_ultralytics("DEFAULT_CFG")
         opencv_in_one_thread()
         super().__init__(defaults if cfg is None else cfg, _unmixed(overrides or {}), _callbacks)
         mixing = [name for name in _MIXING if getattr(self.args, name, 0)]
         if mixing:
-            raise ValueError(f"the run that is resumed has {', '.join(mixing)} on, which mixes images: start anew")
+            raise ValueError(f"the run that is resumed has {', '.join(mixing)} on, which mixes images; start anew")
         if self.world_size > 1:
-            raise ValueError(f"AMATDetectionTrainer trains on one device, but device is {self.args.device!r}")
+            raise ValueError(f"AMATDetectionTrainer trains on one device, got device={self.args.device!r}")
         self.add_callback("on_train_start", lambda trainer: trainer._start_training())
         self.add_callback("on_train_epoch_start", lambda trainer: trainer._start_epoch())
         self.add_callback("on_train_batch_end", lambda trainer: trainer._move_margins())
-        self.add_callback("on_train_epoch_end", lambda trainer: trainer._tell())
+        self.add_callback("on_train_epoch_end", lambda trainer: trainer._log_margins())
 
     def preprocess_batch(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Their preprocessing, and the noisy images behind the clean ones."""
+        """Preprocess as ultralytics does, and append the noisy images to the clean ones."""
         batch = super().preprocess_batch(batch)
-        if self._prepare is None:  # before training: their calibration of quantised models
+        if self._prepare is None:  # before training: the calibration of quantised models
             return batch
         ids = torch.tensor([self._places[str(file)] for file in batch["im_file"]])
         targets = padded_targets(batch["batch_idx"], batch["cls"], batch["bboxes"], batch["img"])
         seeds = torch.tensor([fold(self.args.seed, self.epoch, int(number)) for number in ids])
         data = {"image": batch["img"], "targets": targets, "sample_id": ids, "sample_seed": seeds}
         doubled, _ = self._prepare(data, self.device)
-        self._model_train()  # the layers that they freeze stay so
+        self._measure_halves(targets)
+        self._model_train()  # layers that ultralytics froze stay frozen
         return _doubled(batch, doubled)
 
     def get_validator(self) -> Any:
-        """Their validator, also where torchvision cannot be imported, as beside a PyTorch for the CPU alone."""
+        """The validator of ultralytics, also where torchvision cannot be imported, as with some CPU-only builds."""
         try:
             return super().get_validator()
-        except (ImportError, OSError, RuntimeError):  # all that a broken build raises; another reason comes again
+        except (ImportError, OSError, RuntimeError):  # the errors of a broken build; another cause raises again
             self._without_torchvision = torchvision_left_out
             with torchvision_left_out():
                 return super().get_validator()
 
     def final_eval(self) -> None:
-        """Their last evaluation, likewise."""
+        """The last evaluation, also where torchvision cannot be imported."""
         with self._without_torchvision():
             super().final_eval()
 
     def save_model(self) -> Any:
-        """Their checkpoints, with the margins beside each."""
+        """Save the checkpoints of ultralytics, and the margins beside each."""
         if self.margins is None:
             return super().save_model()
         save_margins(self.last, self.epoch, self._state(), self._made_under())
@@ -128,7 +132,7 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         if self.save_period > 0 and self.epoch % self.save_period == 0:
             others.append(self.wdir / f"epoch{self.epoch}.pt")
         for checkpoint in others:
-            margin_file(checkpoint).unlink(missing_ok=True)  # of an epoch long ago
+            margin_file(checkpoint).unlink(missing_ok=True)  # of an earlier epoch
             save_margins(checkpoint, self.epoch, self._state(), self._made_under())
         return written
 
@@ -180,14 +184,34 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
         self.margins.start_epoch()
         self._epoch_started = self.epoch, self._state()
         self._verdicts = []
+        self._steps_of_epoch = 0
+
+    def _measure_halves(self, targets: Tensor) -> None:
+        """Measure the losses that the attack did not: those of a network without BatchNorm, or beside path verdicts."""
+        assert self._prepare is not None
+        last = self._prepare.last
+        if self.margins is None or last is None or (last.clean_measured and last.noisy_measured):
+            return
+        loss, target = self._prepare.loss, targets.to(last.radius.device)
+        with torch.no_grad(), frozen(self._prepare.network) as network:
+            self._prepare.last = replace(
+                last,
+                clean_measured=last.clean_measured or measure(loss, network(last.clean), target),
+                noisy_measured=last.noisy_measured or measure(loss, network(last.noisy), target),
+            )
 
     def _move_margins(self) -> None:
         """Lines 9 to 13 of Algorithm 1."""
         if self.margins is None or self._prepare is None:
             return
         last = self._prepare.last
-        if last is None or last.ids is None or last.clean_measured is None or last.noisy_measured is None:
+        if last is None or last.ids is None:
             return
+        if last.clean_measured is None or last.noisy_measured is None:
+            raise RuntimeError(
+                "margins need the losses of the clean and the noisy images, got none: the batch was not prepared by "
+                "preprocess_batch; call preprocess_batch before each step"
+            )
         visits = self.margins.judge(
             ids=last.ids,
             radius=last.radius,
@@ -198,11 +222,13 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
             terms=self._prepare.loss.judged,
         )
         ready, skipped = self.margins.acceptance.ready, not bool(torch.isfinite(self.loss))
-        visits = self.margins.move(visits, skipped=skipped)
+        self._steps_of_epoch += 1
+        epoch_ended = self._steps_of_epoch == len(self.train_loader)
+        visits = self.margins.move(visits, skipped=skipped, epoch_ended=epoch_ended)
         if ready and not skipped:
             self._verdicts.append(visits.accepted)
 
-    def _tell(self) -> None:
+    def _log_margins(self) -> None:
         if self.margins is None:
             return
         values = self.margins.values
@@ -274,8 +300,8 @@ def _unmixed(overrides: Mapping[str, Any]) -> dict[str, Any]:
     wrong = {name: overrides[name] for name in _MIXING if overrides.get(name)}
     if wrong:
         raise ValueError(
-            f"{', '.join(f'{name}={value}' for name, value in wrong.items())}: a margin belongs to an image, and these "
-            "mix images or their sizes; leave them out"
+            f"{', '.join(f'{name}={value}' for name, value in wrong.items())}: there is one margin per image, and "
+            "these mix images or their sizes; leave them out"
         )
     known = vars(from_ultralytics("DEFAULT_CFG"))
     return {**overrides, **{name: 0.0 for name in _MIXING if name in known}}

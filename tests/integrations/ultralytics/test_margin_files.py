@@ -54,11 +54,13 @@ def test_other_settings_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_without_margins_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match=r"no .*last_margins\.pt beside it.*copy both"):
+    with pytest.raises(FileNotFoundError, match=r"its margins, .*last_margins\.pt, are missing; copy both"):
         load_margins(tmp_path / "last.pt", 0, SETTINGS)
 
 
-@pytest.mark.parametrize(("content", "message"), [(b"nothing", "is not a checkpoint"), (None, "is no file of margins")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(b"nothing", "is not a checkpoint"), (None, "is not a file of margins")]
+)
 def test_a_file_of_another_kind_says_so(content: bytes | None, message: str, tmp_path: Path) -> None:
     file = margin_file(tmp_path / "last.pt")
     if content is None:

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from monai_amat.integrations.ultralytics import AMATDetectionTrainer, AMATSettings
 from monai_amat.integrations.ultralytics.trainer import padded_targets
-from monai_amat.margins import RunningThresholds
+from monai_amat.margins import PathRule, RunningThresholds
 from monai_amat.tasks.detection.network.quiet_import import from_ultralytics
 
 ACCEPTS_ALL = {"box": 1e6, "cls": 1e6, "dfl": 1e6}
@@ -188,6 +188,40 @@ def test_margins_move_once_a_step_and_not_after_a_broken_one(make: MakeTrainer) 
     assert trainer.margins.values.tolist() == [0.5] * 4
 
 
+def test_a_rule_by_epoch_moves_margins_at_the_last_step(make: MakeTrainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AMATSettings, "rule", lambda self: PathRule(step=self.step, max_margin=self.max_margin))
+    trainer = make(AMATSettings(step=0.5, max_margin=2.0, steps=1, thresholds=ACCEPTS_ALL), batch=2)
+    assert len(trainer.train_loader) == 2
+    margins = []
+    for batch in trainer.train_loader:
+        trainer.preprocess_batch(batch)
+        trainer.loss = torch.tensor(1.0)
+        trainer.run_callbacks("on_train_batch_end")
+        margins.append(trainer.margins.values.clone())
+    assert margins[0].tolist() == [0.5] * 4
+    assert bool((margins[1] > 0.9).all())
+
+
+def test_a_network_whose_layers_couple_no_samples_moves_margins(
+    make: MakeTrainer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack measures nothing by itself there."""
+    trainer = make(AMATSettings(step=0.5, max_margin=2.0, steps=1, thresholds=ACCEPTS_ALL))
+    monkeypatch.setattr(trainer._prepare, "_measure_frozen", False)
+    trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    trainer.loss = torch.tensor(1.0)
+    trainer.run_callbacks("on_train_batch_end")
+    assert bool((trainer.margins.values > 0.9).all())
+
+
+def test_a_step_without_measured_losses_is_an_error(make: MakeTrainer) -> None:
+    trainer = make(AMATSettings(step=0.5, steps=1, thresholds=ACCEPTS_ALL))
+    trainer.preprocess_batch(next(iter(trainer.train_loader)))
+    trainer._prepare.last = dataclasses.replace(trainer._prepare.last, clean_measured=None)
+    with pytest.raises(RuntimeError, match="margins need the losses"):
+        trainer.run_callbacks("on_train_batch_end")
+
+
 def test_each_term_has_its_own_threshold(make: MakeTrainer) -> None:
     trainer = make(AMATSettings(step=0.5, steps=1, thresholds={**ACCEPTS_ALL, "cls": 0.0}))
     trainer.preprocess_batch(next(iter(trainer.train_loader)))
@@ -277,7 +311,7 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
 
     other = functools.partial(AMATDetectionTrainer, settings=AMATSettings(step=1.0))
     (weights / "epoch1_margins.pt").rename(weights / "moved.pt")
-    with pytest.raises(FileNotFoundError, match=r"no .*epoch1_margins\.pt beside it"):
+    with pytest.raises(FileNotFoundError, match=r"its margins, .*epoch1_margins\.pt, are missing"):
         yolo(weights / "epoch1.pt").train(resume=True, trainer=trainer_class)
     (weights / "moved.pt").rename(weights / "epoch1_margins.pt")
     with pytest.raises(ValueError, match=r"made with step 0\.5, but this run has 1\.0"):
@@ -286,10 +320,10 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
         AMATDetectionTrainer,
         settings=dataclasses.replace(settings, thresholds=RunningThresholds(k=2.0, warmup=1, momentum=0.5)),
     )
-    with pytest.raises(ValueError, match=r"other settings \(thresholds\.k: 0\.0 there, 2\.0 here\)"):
+    with pytest.raises(ValueError, match=r"made with thresholds\.k 0\.0, but this run has 2\.0"):
         yolo(weights / "epoch1.pt").train(resume=True, trainer=laxer)
     # Their trainer lets a resumed run change its image size.
-    with pytest.raises(ValueError, match=r"other settings \(imgsz: 64 there, 96 here\)"):
+    with pytest.raises(ValueError, match=r"made with imgsz 64, but this run has 96"):
         yolo(weights / "epoch1.pt").train(resume=True, trainer=trainer_class, imgsz=96)
     constant = functools.partial(AMATDetectionTrainer, settings=AMATSettings(radius=1.0))
     with pytest.raises(ValueError, match=r"of a run with margins, .*epoch1_margins\.pt beside it, but radius is 1\.0"):
@@ -298,7 +332,7 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("name", ["mosaic", "mixup", "multi_scale"])
 def test_mixed_images_are_refused(name: str, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=rf"{name}=0\.5: a margin belongs to an image"):
+    with pytest.raises(ValueError, match=rf"{name}=0\.5: there is one margin per image"):
         AMATDetectionTrainer(overrides=overrides(data, tmp_path, **{name: 0.5}))
 
 
@@ -307,7 +341,7 @@ def test_several_devices_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         self.args, self.world_size = SimpleNamespace(device="0,1"), 2
 
     monkeypatch.setattr(from_ultralytics("DetectionTrainer"), "__init__", two_devices)
-    with pytest.raises(ValueError, match="trains on one device, but device is '0,1'"):
+    with pytest.raises(ValueError, match="trains on one device, got device='0,1'"):
         AMATDetectionTrainer(overrides={})
 
 
