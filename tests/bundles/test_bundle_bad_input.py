@@ -213,7 +213,7 @@ def test_thresholds_of_another_data_set_are_refused_before_training(
 # -------------------------------------------------------------------------------- settings
 
 BAD_SETTINGS: dict[str, tuple[tuple[str, ...], dict[str, Any], list[str]]] = {
-    "negative ε": (("sat",), {"epsilon": -1.0}, ["radius", "-1"]),
+    "negative ε": (("sat",), {"epsilon": -1.0}, ["epsilon", "-1"]),
     "ε that is no number": (("sat",), {"epsilon": "$float('nan')"}, ["radius", "nan"]),
     "infinite ε": (("sat",), {"epsilon": "$float('inf')"}, ["radius", "inf"]),
     "negative Δ": (("amat",), {"delta": -2.5}, ["-2.5"]),
