@@ -58,8 +58,6 @@ class PrepareBatchTargets(PrepareBatch):
                     "targets, or add the transform that makes it"
                 )
             if not isinstance(batchdata[key], Tensor):
-                raise TypeError(
-                    f"'{key}' must be a tensor (B, …), but the batch holds a {type(batchdata[key]).__name__}"
-                )
+                raise TypeError(f"'{key}' must be a tensor (B, …), got {type(batchdata[key]).__name__}")
         image = batchdata[self.image_key].to(device=device, non_blocking=non_blocking, **kwargs)
         return image, {key: batchdata[key].to(device=device, non_blocking=non_blocking) for key in self.targets}

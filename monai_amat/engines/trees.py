@@ -22,7 +22,7 @@ def map_tensors(function: Any, tree: Any) -> Any:
     def checked(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             raise TypeError(
-                f"batches are trees of tensors with the sample at dim 0, but one leaf is a {type(leaf).__name__}; "
+                f"batches are trees of tensors with the sample at dim 0, got a leaf of type {type(leaf).__name__}; "
                 "give a prepare_batch that turns it into a tensor"
             )
         return function(leaf)

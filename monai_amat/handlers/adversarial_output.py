@@ -57,7 +57,7 @@ class AdversarialOutputHandler:
         if given is not self.prepare_batch:
             raise ValueError(
                 "the trainer's prepare_batch must be the PrepareBatchAdversarial that its handlers were given, "
-                f"but it is a {type(given).__name__}"
+                f"got {type(given).__name__}; give both the same object"
             )
         engine.add_event_handler(Events.STARTED, self._check_loss)
         engine.add_event_handler(Events.ITERATION_STARTED(once=1), self._check_compiled)
@@ -100,8 +100,9 @@ class AdversarialOutputHandler:
         found = batch_size(output[CommonKeys.LABEL])
         if found != 2 * len(last.clean):
             raise RuntimeError(
-                f"a batch of {len(last.clean)} was doubled, but the trainer's outputs hold {found} samples: are they "
-                "split already? AdaptiveMarginHandler brings its own AdversarialOutputHandler; attach only one"
+                f"a doubled batch of {len(last.clean)} samples must give {2 * len(last.clean)} outputs, got {found}; "
+                "another handler may have split them; AdaptiveMarginHandler has its own AdversarialOutputHandler, so "
+                "attach only one"
             )
         both = self._measure(engine, last, plain(output[CommonKeys.PRED]), plain(output[CommonKeys.LABEL]))
         self.clean, self.noisy = (_half(both, last, which) for which in (0, 1))

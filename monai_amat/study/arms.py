@@ -115,12 +115,13 @@ class Arm:
     def parse(cls, spec: str, bundle: Bundle) -> Arm:
         """Read `overlay[+overlay…][:ε]` or `overlay[+overlay…][:key=value,key=value…]`.
 
-        `std` is no overlay but the clean training that all of them lie over; `std+bce` is it with an overlay that
-        changes something else. A bare number sets `epsilon`. `initial_weights=std` lets training start from the
+        `std` is the clean training without an overlay; `std+bce` is the clean training with an overlay that changes
+        something else. A bare number sets `epsilon`. `initial_weights=std` lets training start from the
         clean network of the same seed.
 
         Raises:
-            ValueError: for an overlay that the bundle has not got, or values that cannot be read or that nothing reads.
+            ValueError: for an overlay that the bundle does not have, or values that cannot be parsed or
+                that no configuration has.
 
         Example:
             >>> import tempfile

@@ -175,9 +175,9 @@ def test_any_other_leaf_is_an_error() -> None:
         def __call__(self, batchdata: Any, *_: Any, **__: Any) -> Any:
             return batchdata["image"], {"label": batchdata["label"], "name": "case_7"}
 
-    with pytest.raises(TypeError, match="one leaf is a str"):
+    with pytest.raises(TypeError, match="got a leaf of type str"):
         adversarial(prepare_batch=Inner())(batch())
-    with pytest.raises(TypeError, match="one leaf is a str"):
+    with pytest.raises(TypeError, match="got a leaf of type str"):
         adversarial(prepare_batch=PrepareBatchExtraInput("name"))(batch(name=["a"] * 4))
 
 

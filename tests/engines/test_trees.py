@@ -77,7 +77,7 @@ def test_plain_strips_metadata_and_keeps_the_numbers() -> None:
 @pytest.mark.parametrize("leaf", ["case_1", 3, None, 2.5])
 def test_leaves_that_are_no_tensors_are_named(leaf: Any) -> None:
     for function in (plain, batch_size, lambda tree: map_tensors(lambda value: value, tree)):
-        with pytest.raises(TypeError, match=f"one leaf is a {type(leaf).__name__}.*prepare_batch"):
+        with pytest.raises(TypeError, match=f"got a leaf of type {type(leaf).__name__}.*prepare_batch"):
             function({"image": torch.zeros(1), "other": leaf})
 
 

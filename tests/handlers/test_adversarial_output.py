@@ -191,7 +191,7 @@ def test_without_decollation() -> None:
 def test_another_prepare_batch_is_refused_when_attached() -> None:
     network = Heads(nn.InstanceNorm2d(4))
     prepare = PrepareBatchAdversarial(network=network, loss=LOSS, attack=ProjectedGradientDescent(), radius=1.0)
-    with pytest.raises(ValueError, match=r"must be the PrepareBatchAdversarial .* but it is a function"):
+    with pytest.raises(ValueError, match=r"must be the PrepareBatchAdversarial .*, got function"):
         SupervisedTrainer(
             "cpu",
             1,
@@ -216,7 +216,7 @@ def test_outputs_are_split_only_once() -> None:
         prepare_batch=prepare,
         train_handlers=[AdversarialOutputHandler(prepare), AdversarialOutputHandler(prepare)],
     )
-    with pytest.raises(RuntimeError, match="a batch of 3 was doubled, but the trainer's outputs hold 3 samples"):
+    with pytest.raises(RuntimeError, match="a doubled batch of 3 samples must give 6 outputs, got 3"):
         trainer.run()
 
 

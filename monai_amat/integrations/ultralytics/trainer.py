@@ -164,8 +164,8 @@ class AMATDetectionTrainer(from_ultralytics("DetectionTrainer")):  # type: ignor
             self._restore(load_margins(self.args.model, self.start_epoch - 1, self._made_under()))
         elif self.resume and margin_file(self.args.model).is_file():
             raise ValueError(
-                f"{self.args.model} is of a run with margins, {margin_file(self.args.model)} beside it, but radius is "
-                f"{settings.radius}: go on with the same settings, or start anew from its weights"
+                f"{self.args.model} is of a run with margins, {margin_file(self.args.model)} beside it, got radius="
+                f"{settings.radius}; go on with the same settings, or start anew from its weights"
             )
 
     def _total_steps(self) -> int:

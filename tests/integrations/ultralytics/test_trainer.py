@@ -326,7 +326,7 @@ def test_margins_are_saved_and_resumed_exactly(data: Path, tmp_path: Path) -> No
     with pytest.raises(ValueError, match=r"made with imgsz 64, but this run has 96"):
         yolo(weights / "epoch1.pt").train(resume=True, trainer=trainer_class, imgsz=96)
     constant = functools.partial(AMATDetectionTrainer, settings=AMATSettings(radius=1.0))
-    with pytest.raises(ValueError, match=r"of a run with margins, .*epoch1_margins\.pt beside it, but radius is 1\.0"):
+    with pytest.raises(ValueError, match=r"of a run with margins, .*epoch1_margins\.pt beside it, got radius=1\.0"):
         yolo(weights / "epoch1.pt").train(resume=True, trainer=constant)
 
 
