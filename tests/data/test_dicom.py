@@ -1,7 +1,12 @@
-"""Radiographs in DICOM files, where pydicom is installed."""
+"""Radiographs in DICOM files, where pydicom is installed.
+
+Not part of `make test`: where pydicom is installed, every LoadImage of MONAI warns of a decoder that it misses.
+"""
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +15,13 @@ import pytest
 
 from monai_amat.data.pictures import read_grey, read_headers
 
-pydicom: Any = pytest.importorskip("pydicom", reason="needs the optional package pydicom")
+INSTALLED = importlib.util.find_spec("pydicom") is not None
+pydicom: Any = importlib.import_module("pydicom") if INSTALLED else None
+
+pytestmark = [
+    pytest.mark.extras,
+    pytest.mark.skipif(not INSTALLED, reason="needs pydicom: pip install 'monai-amat[dicom]'"),
+]
 
 VALUES = np.array([[0, 1024], [2048, 4095]], np.uint16)
 
