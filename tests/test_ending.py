@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import signal
 import subprocess
@@ -99,8 +100,11 @@ say_how_to_go_on("the same command goes on from epoch 4")
 print("ready", flush=True)
 time.sleep(600)
 """
+    # Tests in the background of a shell, or started with nohup, pass on that signals are ignored.
+    default = functools.partial(signal.signal, number, signal.SIG_DFL)
+    command = [sys.executable, "-c", code]
     with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=default
     ) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
